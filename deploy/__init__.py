@@ -1,0 +1,1 @@
+"""From the best checkpoint to a verified, served release, and back again."""

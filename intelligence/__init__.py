@@ -1,0 +1,1 @@
+"""Pure judgement: records in, verdicts and rankings out. No model, clock, database or queue."""

@@ -1,0 +1,53 @@
+"""What can go wrong with records.
+
+TandemError                 root of every room's errors; says what failed and how to mend it
+└── RegistryError
+    ├── NotFound            no row bears that id
+    ├── StaleWrite          the row moved on, or the lease is another's: discard the result
+    ├── IllegalTransition   the states do not allow that step
+    ├── DatasetError        a JSONL file that cannot be used, with line and reason
+    ├── ManifestError       a directory that is not what its manifest says
+    └── RegistryUnavailable the database cannot be reached or is locked
+"""
+
+from __future__ import annotations
+
+
+class TandemError(Exception):
+    """An error a user can read: what failed, which value, and the remedy."""
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+class RegistryError(TandemError):
+    """Root of this room."""
+
+
+class NotFound(RegistryError):
+    """No row bears that id."""
+
+
+class StaleWrite(RegistryError):
+    """The row moved on or the lease is another's. The writer discards its result."""
+
+
+class IllegalTransition(RegistryError):
+    """The transition table has no such step."""
+
+
+class DatasetError(RegistryError):
+    """A JSONL file that cannot be used."""
+
+
+class ManifestError(RegistryError):
+    """A directory whose manifest is missing, unreadable, or does not match its files."""
+
+
+class RegistryUnavailable(RegistryError):
+    """The database cannot be reached or stays locked."""

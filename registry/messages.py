@@ -1,0 +1,123 @@
+"""What travels as a Celery message: the keyword arguments of every task, checked on arrival."""
+
+from __future__ import annotations
+
+from pydantic import AwareDatetime, Field, JsonValue
+
+from registry.records import ExampleResult, GenerationSettings, Record
+from registry.states import Priority
+
+
+class Nothing(Record):
+    """For tasks that take no arguments."""
+
+
+class TrainingSubmission(Record):
+    """`training.submit`: train on this file."""
+
+    dataset: str = Field(min_length=1, description="JSONL file, absolute or relative to the inbox")
+    priority: Priority = Priority.NORMAL
+    name: str | None = Field(default=None, min_length=1, max_length=80)
+    parent: str = Field(default="tip", description="'tip', 'served', 'base' or a checkpoint id")
+    hyperparameters: dict[str, JsonValue] = Field(default_factory=dict)
+    force: bool = Field(default=False, description="train again although the same job exists")
+    submitted_by: str = "celery call"
+
+
+class JobBell(Record):
+    """`training.run`: this job waits. The worker takes the first of its queues, whichever it is."""
+
+    job_id: str
+
+
+class ArtifactReference(Record):
+    """A file or directory named by path and content, so that the reader can prove what it read."""
+
+    path: str
+    sha256: str
+
+
+class EvaluationRequest(Record):
+    """`evaluation.run`: all that an intelligence host needs, so that it reads no registry."""
+
+    evaluation_id: str
+    checkpoint_id: str
+    model: ArtifactReference = Field(description="directory; sha256 is that of its weights")
+    suite_id: str
+    suite: ArtifactReference
+    settings: GenerationSettings
+    device: str = "auto"
+    num_threads: int = Field(default=1, ge=1)
+
+
+class EvaluationAnswer(Record):
+    """`evaluation.record`: every example's result, or the problem that prevented it."""
+
+    evaluation_id: str
+    checkpoint_id: str
+    suite_id: str
+    examples: tuple[ExampleResult, ...] = ()
+    problem: str = ""
+    host: str
+    started_at: AwareDatetime
+    finished_at: AwareDatetime
+
+
+class Evidence(Record):
+    """One side of a comparison."""
+
+    checkpoint_id: str
+    evaluation_id: str
+    suite_id: str
+    examples: tuple[ExampleResult, ...]
+
+
+class RegressionLimits(Record):
+    """How much worse than the anchored baseline is too much (design, section 6)."""
+
+    max_loss_increase: float = Field(default=0.15, gt=0, description="relative, +15 %")
+    max_accuracy_drop: float = Field(default=0.10, gt=0, le=1, description="share of the suite, 10 points")
+    max_perplexity_ratio: float = Field(default=1.5, gt=1)
+    min_pairs: int = Field(default=30, ge=2, description="fewer paired examples say nothing")
+    num_resamples: int = Field(default=2000, ge=200)
+
+
+class RegressionRequest(Record):
+    """`regression.check`: candidate against baseline, example by example."""
+
+    verdict_id: str
+    candidate: Evidence
+    baseline: Evidence | None
+    limits: RegressionLimits
+
+
+class RankingRequest(Record):
+    """`ranking.update`: rank the accepted checkpoints of the active suite."""
+
+
+class DeploymentRequest(Record):
+    """`deployment.sync_best`: serve the best-ranked checkpoint, or the named one."""
+
+    checkpoint_id: str | None = None
+
+
+class RollbackRequest(Record):
+    """`deployment.rollback`: serve the release before, or the named one."""
+
+    release_id: str | None = None
+    reason: str = Field(default="asked for", max_length=200)
+
+
+class CheckpointImport(Record):
+    """`checkpoint.import`: register a model directory as a candidate."""
+
+    path: str = Field(min_length=1)
+    note: str = Field(default="", max_length=200)
+    parent_checkpoint_id: str | None = None
+
+
+class SuiteBuild(Record):
+    """`suite.build`: make this JSONL file the active validation suite."""
+
+    path: str = Field(min_length=1)
+    name: str = Field(default="validation", min_length=1, max_length=80)

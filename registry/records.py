@@ -1,0 +1,277 @@
+"""The records: one frozen model for whatever one room writes and another reads.
+
+Floats are finite by construction (`allow_inf_nan=False`); a number that could not be had is `None`
+with its reason beside it. Times are aware UTC and end in `_at`; counts begin with `num_`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+from registry.states import (
+    CheckpointState,
+    DeploymentState,
+    EvaluationState,
+    JobState,
+    Outcome,
+    Priority,
+)
+
+
+class Record(BaseModel):
+    """Frozen, closed to unknown fields, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    def changed(self, **changes: Any) -> Any:
+        """A validated copy with these fields replaced."""
+        return type(self).model_validate(self.model_dump() | changes)
+
+
+class Estimate(Record):
+    """A number that carries its sample size and 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    num_samples: int = Field(ge=1)
+
+
+class Dataset(Record):
+    """An immutable JSONL file in the dataset store, named by its content."""
+
+    id: str
+    name: str
+    content_sha256: str
+    path: str
+    num_rows: int = Field(ge=1)
+    num_bytes: int = Field(ge=1)
+    created_at: AwareDatetime
+
+
+class JobProgress(Record):
+    """Last report of a trainer, kept with the job so that a restart loses no history."""
+
+    step: int = Field(ge=0)
+    num_steps: int = Field(ge=1)
+    epoch: float = Field(ge=0)
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    num_tokens: int = Field(ge=0)
+    reported_at: AwareDatetime
+
+
+class JobProblem(Record):
+    """Why an attempt ended badly: class of error, sentence, remedy."""
+
+    kind: str
+    message: str
+    attempt: int
+    at: AwareDatetime
+
+
+class TrainingJob(Record):
+    """A dataset to train on, with how and with what result."""
+
+    id: str
+    name: str
+    state: JobState
+    priority: Priority
+    dataset_id: str
+    hyperparameters: dict[str, JsonValue] = Field(default_factory=dict)
+    parent: str = "tip"
+    parent_checkpoint_id: str | None = None
+    dedupe_key: str
+    submitted_by: str
+    attempts: int = Field(default=0, ge=0)
+    progress: JobProgress | None = None
+    problems: tuple[JobProblem, ...] = ()
+    final_checkpoint_id: str | None = None
+    submitted_at: AwareDatetime
+    queued_at: AwareDatetime | None = None
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = None
+
+
+class Checkpoint(Record):
+    """A verified model directory and where it came from."""
+
+    id: str
+    state: CheckpointState
+    origin: str = Field(pattern="^(base|trained|imported)$")
+    job_id: str | None = None
+    parent_checkpoint_id: str | None = None
+    dataset_id: str | None = None
+    step: int = Field(default=0, ge=0)
+    is_final: bool = False
+    path: str
+    weights_sha256: str
+    train_loss: float | None = None
+    note: str = ""
+    created_at: AwareDatetime
+
+
+class Suite(Record):
+    """A fixed, versioned validation suite: a file named by its content."""
+
+    id: str
+    name: str
+    content_sha256: str
+    path: str
+    num_rows: int = Field(ge=1)
+    num_by_difficulty: dict[str, int]
+    is_active: bool
+    created_at: AwareDatetime
+
+
+class GenerationSettings(Record):
+    """How an answer is generated. Greedy unless temperature is above 0."""
+
+    max_new_tokens: int = Field(default=32, ge=1, le=32768)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class ExampleResult(Record):
+    """What a checkpoint did with one row of the suite.
+
+    `loss` is the mean negative log-likelihood (nats) of the expected answer's tokens, end of turn
+    included; `None` with `problem` set where it is not finite. `confidence` is the probability the
+    model gave the whole sequence that it generated, in [0, 1].
+    """
+
+    row_id: str
+    difficulty: str
+    tags: tuple[str, ...] = ()
+    expected: str
+    answer: str
+    is_correct: bool
+    loss: float | None
+    num_answer_tokens: int = Field(ge=0)
+    confidence: float | None = Field(default=None, ge=0, le=1)
+    finish_reason: str
+    problem: str = ""
+
+
+class EvaluationSummary(Record):
+    """Means over an evaluation's examples, each with n and interval."""
+
+    num_examples: int = Field(ge=1)
+    num_unknown: int = Field(ge=0)
+    loss: Estimate | None
+    accuracy: Estimate
+    accuracy_by_difficulty: dict[str, Estimate]
+    mean_confidence: float | None
+
+
+class Evaluation(Record):
+    """One question put to an intelligence host: this checkpoint, this suite, these settings."""
+
+    id: str
+    checkpoint_id: str
+    suite_id: str
+    state: EvaluationState
+    settings: GenerationSettings
+    attempts: int = Field(default=1, ge=1)
+    summary: EvaluationSummary | None = None
+    problem: str = ""
+    host: str = ""
+    requested_at: AwareDatetime
+    asked_at: AwareDatetime
+    answered_at: AwareDatetime | None = None
+    duration_seconds: float | None = Field(default=None, ge=0)
+
+
+class Verdict(Record):
+    """Judgement of a checkpoint against the anchored baseline. One per (checkpoint, suite, baseline)."""
+
+    id: str
+    checkpoint_id: str
+    suite_id: str
+    evaluation_id: str
+    baseline_checkpoint_id: str | None
+    baseline_evaluation_id: str | None
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    num_pairs: int = Field(ge=0)
+    loss_increase: Estimate | None = None
+    accuracy_change: Estimate | None = None
+    perplexity_ratio: Estimate | None = None
+    decided_at: AwareDatetime
+
+
+class RankingEntry(Record):
+    """A checkpoint's place, with each term of its score visible."""
+
+    rank: int = Field(ge=1)
+    checkpoint_id: str
+    score: float
+    loss: Estimate
+    accuracy: Estimate
+    terms: dict[str, float]
+
+
+class Ranking(Record):
+    """Accepted checkpoints, best first."""
+
+    id: str
+    suite_id: str
+    entries: tuple[RankingEntry, ...]
+    weights: dict[str, float]
+    num_eligible: int = Field(ge=0)
+    note: str = ""
+    made_at: AwareDatetime
+
+
+class Deployment(Record):
+    """A checkpoint on its way to being served. The active one is what is served."""
+
+    id: str
+    generation: int = Field(ge=1)
+    checkpoint_id: str
+    state: DeploymentState
+    release_path: str = ""
+    weights_sha256: str
+    reason: str
+    problem: str = ""
+    num_files: int = Field(default=0, ge=0)
+    num_bytes: int = Field(default=0, ge=0)
+    started_at: AwareDatetime
+    activated_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None
+    duration_seconds: float | None = Field(default=None, ge=0)
+
+
+class Lease(Record):
+    """Who may write about a resource. The token grows with each new holder and never repeats."""
+
+    resource: str
+    holder: str
+    token: int = Field(ge=1)
+    acquired_at: AwareDatetime
+    renewed_at: AwareDatetime
+    expires_at: AwareDatetime
+
+    def is_expired(self, *, now: datetime) -> bool:
+        """True from `expires_at` on."""
+        return now >= self.expires_at
+
+
+class Event(Record):
+    """One change of state: who, when, why."""
+
+    id: int | None = None
+    at: AwareDatetime
+    actor: str
+    kind: str
+    subject_id: str
+    before: str | None
+    after: str
+    reason: str = ""
+    data: dict[str, JsonValue] = Field(default_factory=dict)

@@ -1,0 +1,155 @@
+"""Rows of training data and of validation suites: one reader, so that both sides see the same fields.
+
+Accepted are OpenAI chat rows, `{"messages": [{"role": ..., "content": ...}, ...]}`, and
+`{"prompt": ..., "completion": ...}`. The last message is the assistant's: what is learnt or expected.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from registry.errors import DatasetError
+from registry.files import sha256_text
+from registry.records import Record
+
+MAX_LINE_BYTES = 4 << 20
+DEFAULT_DIFFICULTY = "all"
+
+
+class ChatMessage(Record):
+    """One turn."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ChatRow(Record):
+    """A conversation that ends with the assistant's turn."""
+
+    messages: tuple[ChatMessage, ...] = Field(min_length=2)
+    id: str = ""
+    difficulty: str = DEFAULT_DIFFICULTY
+    tags: tuple[str, ...] = ()
+
+    @property
+    def prompt(self) -> tuple[ChatMessage, ...]:
+        """Everything before the expected answer; never the answer itself."""
+        return self.messages[:-1]
+
+    @property
+    def expected(self) -> str:
+        """The last turn's text."""
+        return self.messages[-1].content
+
+    @property
+    def content_id(self) -> str:
+        """The row's own id, or the first 16 digits of the hash of its messages."""
+        turns = [[message.role, message.content] for message in self.messages]
+        return self.id or sha256_text(json.dumps(turns, ensure_ascii=False))[:16]
+
+
+def read_rows(path: Path) -> Iterator[ChatRow]:
+    """Rows of a JSONL file, in order; blank lines are passed over.
+
+    Raises `DatasetError` naming file, line and reason at the first row that cannot be used, and
+    where the file is missing, empty or not UTF-8.
+    """
+    num_rows = 0
+    for number, line in _lines(path):
+        if line.strip():
+            num_rows += 1
+            yield parse_row(line, source=f"{path.name}, line {number}")
+    if not num_rows:
+        raise DatasetError(f"{path} has no rows.", remedy="Put one JSON object on each line.")
+
+
+def parse_row(line: str, *, source: str) -> ChatRow:
+    """One line as a row; `DatasetError` begins with `source`."""
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DatasetError(f"{source}: not valid JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise DatasetError(f"{source}: a row is a JSON object, not {_json_kind(value)}.")
+    try:
+        row = ChatRow.model_validate(_row_fields(value, source=source))
+    except ValidationError as error:
+        raise DatasetError(f"{source}: {_first_problem(error)}.") from None
+    _check_turns(row, source=source)
+    return row
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise DatasetError(
+            f"{path} cannot be read: {error.strerror}.", remedy="Check the path and its permissions."
+        ) from None
+    with stream:
+        for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            if len(raw) > MAX_LINE_BYTES:
+                raise DatasetError(f"{path.name}, line {number}: longer than {MAX_LINE_BYTES} bytes.")
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DatasetError(
+                    f"{path.name}, line {number}: not UTF-8 (byte {error.start + 1}).",
+                    remedy="Convert the file, for example with iconv -t UTF-8.",
+                ) from None
+
+
+def _row_fields(value: dict[str, Any], *, source: str) -> dict[str, Any]:
+    extras = {key: value[key] for key in ("id", "difficulty", "tags") if key in value}
+    if "messages" in value:
+        return {"messages": _turns(value["messages"]), **extras}
+    if "prompt" in value and "completion" in value:
+        turns = [
+            {"role": "user", "content": value["prompt"]},
+            {"role": "assistant", "content": value["completion"]},
+        ]
+        return {"messages": turns, **extras}
+    raise DatasetError(
+        f"{source}: has neither 'messages' nor 'prompt' and 'completion'; its fields are "
+        f"{', '.join(sorted(map(str, value))) or 'none'}."
+    )
+
+
+def _turns(messages: Any) -> Any:
+    """Keep role and content; anything else a chat log carries (name, weight) is not trained on."""
+    if not isinstance(messages, list):
+        return messages
+    return [
+        {key: turn[key] for key in ("role", "content") if key in turn} if isinstance(turn, dict) else turn
+        for turn in messages
+    ]
+
+
+def _check_turns(row: ChatRow, *, source: str) -> None:
+    if row.messages[-1].role != "assistant":
+        raise DatasetError(f"{source}: the last message is the {row.messages[-1].role}'s; it must be the assistant's.")
+    for index, message in enumerate(row.messages):
+        if not message.content.strip():
+            raise DatasetError(f"{source}: messages[{index}] ({message.role}) is empty.")
+        if message.role == "system" and index:
+            raise DatasetError(f"{source}: messages[{index}] is a system message; only the first may be.")
+    if not any(message.role == "user" for message in row.messages):
+        raise DatasetError(f"{source}: no message is the user's.")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    place = ""
+    for part in problem["loc"]:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    return f"{place}: {problem['msg']} (found {str(problem.get('input'))[:60]!r})"
+
+
+def _json_kind(value: Any) -> str:
+    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,169 @@
+"""Contracts of `status/*.json`: projections for people, `jq` and dashboards. Never read back as truth."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AwareDatetime, Field
+
+from registry.records import Estimate, Record
+
+PartState = Literal["up", "down", "unknown"]
+TrainingState = Literal["training", "idle", "crashed", "unknown"]
+
+
+class StatusFile(Record):
+    """Every status file says when it was written and from when on it proves nothing."""
+
+    written_at: AwareDatetime
+    stale_after_seconds: float = Field(gt=0)
+
+
+class TrainingStatus(StatusFile):
+    """`training_status.json`. `crashed` as soon as the trainer or its worker stopped reporting."""
+
+    status: TrainingState
+    job_id: str | None = None
+    name: str | None = None
+    priority: str | None = None
+    attempt: int | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    reported_at: AwareDatetime | None = None
+    reason: str = ""
+
+
+class PartStatus(Record):
+    """One process or service: is it up, since when is that known, what says so."""
+
+    name: str
+    state: PartState
+    detail: str = ""
+    observed_at: AwareDatetime
+
+
+class QueueStatus(Record):
+    """One queue: rows that wait by the registry, messages that wait by Redis."""
+
+    name: str
+    num_waiting: int = Field(ge=0)
+    num_messages: int | None = Field(default=None, ge=0)
+    oldest_age_seconds: float | None = Field(default=None, ge=0)
+
+
+class CheckpointStatus(Record):
+    """A line of the checkpoint table."""
+
+    id: str
+    state: str
+    step: int
+    job_id: str | None
+    loss: Estimate | None = None
+    accuracy: Estimate | None = None
+    accuracy_by_difficulty: dict[str, Estimate] = Field(default_factory=dict)
+    verdict: str | None = None
+    verdict_reasons: tuple[str, ...] = ()
+    rank: int | None = None
+    is_served: bool = False
+    created_at: AwareDatetime
+
+
+class JobStatus(Record):
+    """A line of the job table."""
+
+    id: str
+    name: str
+    state: str
+    priority: str
+    step: int | None = None
+    num_steps: int | None = None
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    attempts: int = 0
+    reason: str = ""
+    age_seconds: float | None = None
+
+
+class ServedStatus(Record):
+    """What the inference server itself says it answers with, and what the registry thinks."""
+
+    release_id: str | None
+    checkpoint_id: str | None
+    reported_by_server: str | None
+    agrees: bool | None
+    observed_at: AwareDatetime
+
+
+class SystemStatus(StatusFile):
+    """`system_status.json` and `tandem status --json`."""
+
+    home: str
+    parts: tuple[PartStatus, ...]
+    training: TrainingStatus
+    queues: tuple[QueueStatus, ...]
+    jobs: tuple[JobStatus, ...]
+    checkpoints: tuple[CheckpointStatus, ...]
+    served: ServedStatus
+
+
+class LastDeployment(StatusFile):
+    """`last_deployment.json`."""
+
+    release_id: str
+    generation: int
+    checkpoint_id: str
+    state: str
+    weights_sha256: str
+    reason: str
+    problem: str = ""
+    duration_seconds: float | None = None
+    started_at: AwareDatetime
+    activated_at: AwareDatetime | None = None
+
+
+class RegressionLine(Record):
+    """One checkpoint's verdict in `regression_monitoring.json`."""
+
+    checkpoint_id: str
+    baseline_checkpoint_id: str | None
+    verdict: str
+    reasons: tuple[str, ...]
+    num_pairs: int
+    loss_increase: Estimate | None = None
+    accuracy_change: Estimate | None = None
+    perplexity_ratio: Estimate | None = None
+    decided_at: AwareDatetime
+
+
+class RegressionMonitoring(StatusFile):
+    """`regression_monitoring.json`: newest verdict first."""
+
+    verdicts: tuple[RegressionLine, ...]
+    num_regressed: int = Field(ge=0)
+    num_unknown: int = Field(ge=0)
+
+
+class ComparisonLine(Record):
+    """One checkpoint in `model_comparisons.json`."""
+
+    rank: int
+    checkpoint_id: str
+    score: float
+    loss: Estimate
+    accuracy: Estimate
+    terms: dict[str, float]
+
+
+class ModelComparisons(StatusFile):
+    """`model_comparisons.json`: the newest ranking, best first; empty with a note below three checkpoints."""
+
+    ranking_id: str | None
+    entries: tuple[ComparisonLine, ...]
+    weights: dict[str, float]
+    note: str = ""
+    made_at: AwareDatetime | None

@@ -1,0 +1,1 @@
+"""Dataset and job in, verified checkpoint out. Runs as a child process."""

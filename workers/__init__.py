@@ -1,0 +1,1 @@
+"""The Celery application, its routes and schedule, the training runner, and the embedded stack."""
