@@ -45,7 +45,9 @@ def list_files(directory: Path) -> dict[str, FileEntry]:
     entries = {}
     for path in sorted(directory.rglob("*")):
         if path.is_symlink():
-            raise ManifestError(f"{path} is a symbolic link.", remedy="Copy the file itself into the directory.")
+            raise ManifestError(
+                f"{path} is a symbolic link.", remedy="Copy the file itself into the directory."
+            )
         if path.is_file() and path.name != MANIFEST_NAME:
             entries[path.relative_to(directory).as_posix()] = FileEntry(
                 sha256=sha256_file(path),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import AwareDatetime, Field, JsonValue
 
 from registry.records import ExampleResult, GenerationSettings, Record
@@ -109,9 +111,10 @@ class RollbackRequest(Record):
 
 
 class CheckpointImport(Record):
-    """`checkpoint.import`: register a model directory as a candidate."""
+    """`checkpoint.import`: register a model directory as a candidate, or as the base model."""
 
     path: str = Field(min_length=1)
+    origin: Literal["imported", "base"] = "imported"
     note: str = Field(default="", max_length=200)
     parent_checkpoint_id: str | None = None
 

@@ -7,7 +7,7 @@ with its reason beside it. Times are aware UTC and end in `_at`; counts begin wi
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
@@ -26,7 +26,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-    def changed(self, **changes: Any) -> Any:
+    def changed(self, **changes: Any) -> Self:
         """A validated copy with these fields replaced."""
         return type(self).model_validate(self.model_dump() | changes)
 
@@ -178,12 +178,10 @@ class Evaluation(Record):
     suite_id: str
     state: EvaluationState
     settings: GenerationSettings
-    attempts: int = Field(default=1, ge=1)
     summary: EvaluationSummary | None = None
     problem: str = ""
     host: str = ""
     requested_at: AwareDatetime
-    asked_at: AwareDatetime
     answered_at: AwareDatetime | None = None
     duration_seconds: float | None = Field(default=None, ge=0)
 
@@ -248,10 +246,21 @@ class Deployment(Record):
     duration_seconds: float | None = Field(default=None, ge=0)
 
 
+class Ask(Record):
+    """When something was last asked of a worker, so that a lost message is asked again and no other."""
+
+    id: str
+    kind: str
+    subject_id: str
+    num_asked: int = Field(ge=1)
+    asked_at: AwareDatetime
+    is_settled: bool = False
+
+
 class Lease(Record):
     """Who may write about a resource. The token grows with each new holder and never repeats."""
 
-    resource: str
+    id: str
     holder: str
     token: int = Field(ge=1)
     acquired_at: AwareDatetime

@@ -105,7 +105,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _row_fields(value: dict[str, Any], *, source: str) -> dict[str, Any]:
-    extras = {key: value[key] for key in ("id", "difficulty", "tags") if key in value}
+    extras: dict[str, Any] = {key: value[key] for key in ("id", "difficulty", "tags") if key in value}
     if "messages" in value:
         return {"messages": _turns(value["messages"]), **extras}
     if "prompt" in value and "completion" in value:
@@ -132,7 +132,9 @@ def _turns(messages: Any) -> Any:
 
 def _check_turns(row: ChatRow, *, source: str) -> None:
     if row.messages[-1].role != "assistant":
-        raise DatasetError(f"{source}: the last message is the {row.messages[-1].role}'s; it must be the assistant's.")
+        raise DatasetError(
+            f"{source}: the last message is the {row.messages[-1].role}'s; it must be the assistant's."
+        )
     for index, message in enumerate(row.messages):
         if not message.content.strip():
             raise DatasetError(f"{source}: messages[{index}] ({message.role}) is empty.")

@@ -120,7 +120,8 @@ def check_transition(before: State, *, after: State) -> None:
         return
     legal = ", ".join(sorted(TRANSITIONS[before])) or "nothing: it is final"
     raise IllegalTransition(
-        f"{type(before).__name__} cannot go from {before} to {after}.", remedy=f"From {before} it can go to {legal}."
+        f"{type(before).__name__} cannot go from {before} to {after}.",
+        remedy=f"From {before} it can go to {legal}.",
     )
 
 

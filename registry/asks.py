@@ -1,0 +1,46 @@
+"""What was asked of other hosts, and when: a question is put once, and again only if no answer came."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from registry.records import Ask
+from registry.store import Transaction
+
+
+def is_due(tx: Transaction, *, kind: str, subject_id: str, retry_after_seconds: float) -> bool:
+    """True where it was never asked, or asked so long ago that the question or the answer was lost."""
+    ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
+    if ask is None:
+        return True
+    return not ask.is_settled and tx.now - ask.asked_at >= timedelta(seconds=retry_after_seconds)
+
+
+def put(tx: Transaction, *, kind: str, subject_id: str) -> Ask:
+    """Note that it is being asked at this moment."""
+    ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
+    if ask is not None:
+        return tx.update(ask, num_asked=ask.num_asked + 1, asked_at=tx.now, is_settled=False)
+    ask = Ask(
+        id=ask_id(kind, subject_id=subject_id), kind=kind, subject_id=subject_id, num_asked=1, asked_at=tx.now
+    )
+    tx.add(ask, actor="control", reason=kind)
+    return ask
+
+
+def settle(tx: Transaction, *, kind: str, subject_id: str) -> None:
+    """Note that the answer is recorded."""
+    ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
+    if ask is not None and not ask.is_settled:
+        tx.update(ask, is_settled=True)
+
+
+def num_asked(tx: Transaction, *, kind: str, subject_id: str) -> int:
+    """How often it was asked so far."""
+    ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
+    return 0 if ask is None else ask.num_asked
+
+
+def ask_id(kind: str, *, subject_id: str) -> str:
+    """Key of a question."""
+    return f"{kind}:{subject_id}"

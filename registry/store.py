@@ -1,0 +1,246 @@
+"""The registry: transactions over the records, on SQLite (WAL) or PostgreSQL.
+
+A transaction is short: no model, network or file work runs inside one. SQLite writers take the write
+lock when they begin, so a compare-and-set never fails half way; readers never wait for writers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import JSON, Connection, Engine, Table, create_engine, event, insert, select, update
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite
+from registry.records import Event, Lease, Record
+from registry.states import State, check_transition
+from registry.tables import TABLES, events
+
+R = TypeVar("R", bound=Record)
+Clock = Callable[[], datetime]
+
+BUSY_TIMEOUT_MS = 15_000
+
+
+def utc_now() -> datetime:
+    """The real clock."""
+    return datetime.now(UTC)
+
+
+class Registry:
+    """Opens transactions. Safe to share between threads; each process opens its own."""
+
+    def __init__(self, url: str, *, clock: Clock = utc_now) -> None:
+        self.clock = clock
+        self._engine = _make_engine(url)
+
+    def __repr__(self) -> str:
+        return f"Registry({self._engine.url.render_as_string(hide_password=True)})"
+
+    @property
+    def engine(self) -> Engine:
+        """For migrations and tests."""
+        return self._engine
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Read and write; all of it is saved, or none."""
+        with self._begin(read_only=False) as connection:
+            yield Transaction(connection, now=self.clock())
+
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """A consistent view for reading; never waits for a writer."""
+        with self._begin(read_only=True) as connection:
+            yield Transaction(connection, now=self.clock())
+
+    @contextmanager
+    def _begin(self, *, read_only: bool) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                connection = connection.execution_options(tandem_read_only=read_only)
+                with connection.begin():
+                    yield connection
+        except OperationalError as error:
+            raise RegistryUnavailable(
+                f"The registry {self!r} cannot be used: {error.orig}.",
+                remedy="Check TANDEM_REGISTRY_URL, the disk, and that no other program holds the database.",
+            ) from error
+
+
+class Transaction:
+    """One unit of work. `now` is the same throughout."""
+
+    def __init__(self, connection: Connection, *, now: datetime) -> None:
+        self.connection = connection
+        self.now = now
+
+    def add(self, record: Record, *, actor: str, reason: str = "") -> None:
+        """Insert a record and its first event; `StaleWrite` where its id exists already."""
+        table = TABLES[type(record)]
+        try:
+            with self.connection.begin_nested():
+                self.connection.execute(insert(table).values(_row(record, table=table)))
+        except IntegrityError as error:
+            raise StaleWrite(f"{type(record).__name__} cannot be added: {error.orig}.") from error
+        self.log(
+            kind=type(record).__name__,
+            subject_id=str(getattr(record, "id", "")),
+            before=None,
+            after=str(getattr(record, "state", "added")),
+            actor=actor,
+            reason=reason,
+        )
+
+    def get(self, kind: type[R], record_id: str) -> R:
+        """The record; `NotFound` with a remedy where no row bears the id."""
+        found = self.seek(kind, record_id)
+        if found is None:
+            raise NotFound(
+                f"There is no {kind.__name__} {record_id!r}.", remedy="`tandem status` lists what there is."
+            )
+        return found
+
+    def seek(self, kind: type[R], record_id: str, *, for_update: bool = False) -> R | None:
+        """The record, or None. `for_update` locks the row on PostgreSQL; SQLite's writer has the lock."""
+        table = TABLES[kind]
+        query = select(table).where(table.c.id == record_id)
+        if for_update:
+            query = query.with_for_update()
+        row = self.connection.execute(query).mappings().first()
+        return None if row is None else kind.model_validate(dict(row))
+
+    def find(
+        self, kind: type[R], *, newest_first: str = "", limit: int | None = None, **equals: Any
+    ) -> list[R]:
+        """Records whose fields equal these values (a list means any of them), by id or newest first."""
+        table = TABLES[kind]
+        query = select(table)
+        for name, value in equals.items():
+            column = table.c[name]
+            is_list = isinstance(value, list | tuple | set | frozenset)
+            query = query.where(column.in_(list(value)) if is_list else column == value)
+        order = table.c[newest_first].desc() if newest_first else table.c.id
+        query = query.order_by(order, table.c.id).limit(limit)
+        return [kind.model_validate(dict(row)) for row in self.connection.execute(query).mappings()]
+
+    def update(self, record: R, **changes: Any) -> R:
+        """Replace fields that are no state; validated, no event."""
+        after = record.changed(**changes)
+        table = TABLES[type(record)]
+        values = _row(after, table=table)
+        statement = update(table).where(table.c.id == values["id"])
+        self.connection.execute(statement.values({name: values[name] for name in changes}))
+        return after
+
+    def transition(
+        self,
+        record: R,
+        *,
+        to: State,
+        actor: str,
+        reason: str = "",
+        lease: Lease | None = None,
+        **changes: Any,
+    ) -> R:
+        """Compare-and-set the state, with other fields, and log who did it and why.
+
+        `record` is what the caller saw. `StaleWrite` where the row moved on since, or where `lease` is
+        no longer the caller's; `IllegalTransition` where the table has no such step.
+        """
+        before = _state_of(record)
+        check_transition(before, after=to)
+        if lease is not None:
+            self.check_lease(lease)
+        after = record.changed(state=to, **changes)
+        table = TABLES[type(record)]
+        values = _row(after, table=table)
+        changed = {name: values[name] for name in ("state", *changes)}
+        statement = update(table).where(table.c.id == values["id"], table.c.state == str(before))
+        if self.connection.execute(statement.values(changed)).rowcount == 0:
+            raise StaleWrite(f"{values['id']} is no longer {before}: it moved on.")
+        kind = type(record).__name__
+        self.log(kind=kind, subject_id=values["id"], before=before, after=to, actor=actor, reason=reason)
+        return after
+
+    def check_lease(self, lease: Lease) -> None:
+        """`StaleWrite` unless this holder's token is still the newest and has not expired."""
+        held = self.seek(Lease, lease.id, for_update=True)
+        if held is None or held.token != lease.token or held.is_expired(now=self.now):
+            raise StaleWrite(f"{lease.holder} no longer holds {lease.id} (token {lease.token}).")
+
+    def log(
+        self,
+        *,
+        kind: str,
+        subject_id: str,
+        before: str | None,
+        after: str,
+        actor: str,
+        reason: str = "",
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Append to the event log."""
+        entry = Event(
+            at=self.now,
+            actor=actor,
+            kind=kind,
+            subject_id=subject_id,
+            before=None if before is None else str(before),
+            after=str(after),
+            reason=reason,
+            data=dict(data or {}),
+        )
+        values = _row(entry, table=events)
+        values.pop("id")
+        self.connection.execute(insert(events).values(values))
+
+
+def _state_of(record: Record) -> State:
+    state = getattr(record, "state", None)
+    if state is None:
+        raise IllegalTransition(f"{type(record).__name__} has no states.")
+    known: State = state
+    return known
+
+
+def _row(record: Record, *, table: Table) -> dict[str, Any]:
+    plain, as_json = record.model_dump(), record.model_dump(mode="json")
+    return {
+        column.name: as_json[column.name] if isinstance(column.type, JSON) else _scalar(plain[column.name])
+        for column in table.columns
+    }
+
+
+def _scalar(value: Any) -> Any:
+    return str(value) if isinstance(value, str) else value
+
+
+def _make_engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    # One connection a transaction: nothing is carried over a fork, and opening takes under a millisecond.
+    engine = create_engine(url, poolclass=NullPool)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # SQLAlchemy says BEGIN, not the driver: see _begin_sqlite
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",  # a state change that was announced survives a power cut
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get("tandem_read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
