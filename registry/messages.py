@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field, JsonValue
 
-from registry.records import ExampleResult, GenerationSettings, Record
+from registry.records import ExampleResult, GenerationSettings, Record, TrainingJob
 from registry.states import Priority
 
 
@@ -24,6 +24,13 @@ class TrainingSubmission(Record):
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict)
     force: bool = Field(default=False, description="train again although the same job exists")
     submitted_by: str = "celery call"
+
+
+class SubmittedJob(Record):
+    """What `training.submit` gives back. `is_new` is False where the same job existed already."""
+
+    job: TrainingJob
+    is_new: bool
 
 
 class JobBell(Record):

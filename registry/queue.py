@@ -33,6 +33,15 @@ def running(tx: Transaction) -> list[TrainingJob]:
     return tx.find(TrainingJob, state=JobState.RUNNING)
 
 
+def submit(tx: Transaction, job: TrainingJob, *, actor: str) -> tuple[TrainingJob, bool]:
+    """Add a job and queue it; where its dedupe key is known, the job that bears it, and False."""
+    known = tx.find(TrainingJob, dedupe_key=job.dedupe_key, limit=1)
+    if known:
+        return known[0], False
+    tx.add(job, actor=actor, reason=f"submitted by {job.submitted_by}")
+    return enqueue(tx, job, actor=actor), True
+
+
 def enqueue(tx: Transaction, job: TrainingJob, *, actor: str, reason: str = "") -> TrainingJob:
     """Put a submitted job at the end of its queue."""
     return tx.transition(job, to=JobState.QUEUED, actor=actor, reason=reason, queued_at=tx.now)

@@ -1,0 +1,44 @@
+# tandem. `make demo` and `make test` need nothing but Python 3.11 and make.
+# TORCH=cpu|cuda chooses the build of PyTorch (auto: CPU unless an NVIDIA driver is found). PYTHON=... names the interpreter.
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-unit lint format bench clean
+
+BIN := .venv/bin
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install:  ## Make .venv and install tandem with what the demo needs
+	@scripts/install.sh demo
+
+demo: install  ## Run the whole loop on real input, in a few minutes on a CPU
+	@$(BIN)/tandem demo
+
+test:  ## Install what the tests need and run all of them
+	@scripts/install.sh dev
+	@scripts/system-packages.sh
+	@$(BIN)/python -m pytest tests -m "not integration" -q
+	@$(BIN)/python -m pytest tests -m integration -q
+
+test-unit:  ## Run the unit tests only
+	@scripts/install.sh dev
+	@$(BIN)/python -m pytest tests -m "not integration" -q
+
+lint:  ## ruff, mypy strict, import contracts
+	@scripts/install.sh dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format:  ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench:  ## Run the benchmarks side by side with their alternatives
+	@scripts/install.sh dev
+	@for file in benchmarks/*.py; do $(BIN)/python $$file; done
+
+clean:  ## Remove the virtual environment and caches; var/ stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,0 +1,111 @@
+"""TANDEM_HOME: where runtime data lies, never beside code."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.errors import SettingsError
+
+SECRET_MODE = 0o600
+PRIVATE_DIRECTORY_MODE = 0o700
+
+
+@dataclass(frozen=True)
+class Home:
+    """The directories and files below TANDEM_HOME, by what they hold."""
+
+    root: Path
+
+    @property
+    def inbox(self) -> Path:
+        """Files dropped here become jobs; `inbox/high`, `inbox/low` set the priority."""
+        return self.root / "inbox"
+
+    @property
+    def refused(self) -> Path:
+        """Inbox files that could not become a job, each with its reason beside it."""
+        return self.root / "queue" / "failed"
+
+    @property
+    def datasets(self) -> Path:
+        """Immutable copies of submitted files, named by content."""
+        return self.root / "data" / "datasets"
+
+    @property
+    def suites(self) -> Path:
+        """Validation suites, named by content."""
+        return self.root / "data" / "validation"
+
+    @property
+    def base_model(self) -> Path:
+        """The model that training starts from."""
+        return self.root / "models" / "base"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One directory a job, one below it a checkpoint."""
+        return self.root / "models" / "checkpoints"
+
+    @property
+    def releases(self) -> Path:
+        """What the inference server may serve; `current` points at the active one."""
+        return self.root / "models" / "releases"
+
+    @property
+    def status(self) -> Path:
+        """Projections for people and `jq`."""
+        return self.root / "status"
+
+    @property
+    def logs(self) -> Path:
+        """One log a process."""
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        """Process ids, job files, Redis data: what a running stack needs."""
+        return self.root / "run"
+
+    @property
+    def secrets(self) -> Path:
+        """Generated passwords and keys, readable by their owner only."""
+        return self.root / "secrets"
+
+    @property
+    def database(self) -> Path:
+        """The registry, unless TANDEM_REGISTRY_URL names another."""
+        return self.root / "tandem.db"
+
+    def prepare(self) -> None:
+        """Make the directories; `SettingsError` where that is not possible."""
+        private = (self.run, self.secrets)
+        public = (self.inbox, self.refused, self.datasets, self.suites, self.checkpoints, self.releases)
+        try:
+            for directory in (self.root, *public, self.status, self.logs, *private):
+                directory.mkdir(parents=True, exist_ok=True)
+            for directory in private:
+                directory.chmod(PRIVATE_DIRECTORY_MODE)
+        except OSError as error:
+            raise SettingsError(
+                f"TANDEM_HOME={self.root} cannot be used: {error.strerror} ({error.filename}).",
+                remedy="Name a directory that you may write to.",
+            ) from None
+
+    def secret(self, name: str) -> str:
+        """The named secret, made at first use."""
+        path = self.secrets / name
+        if not path.exists():
+            self.secrets.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY_MODE)
+            _make_secret(path)
+        return path.read_text().strip()
+
+
+def _make_secret(path: Path) -> None:
+    try:
+        with path.open("x") as stream:
+            path.chmod(SECRET_MODE)
+            stream.write(secrets.token_urlsafe(32) + "\n")
+    except FileExistsError:
+        return

@@ -1,0 +1,253 @@
+"""Every setting, from the environment (`TANDEM_...`), `.env`, `tandem.toml`, then the defaults here.
+
+Nested settings are written with two underscores: `TANDEM_REDIS__PORT=6400`. Names that do not exist are
+refused, so a misspelt setting never silently keeps its default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from config.errors import SettingsError
+from config.home import Home
+from intelligence.ranking import RankingWeights
+from registry.messages import RegressionLimits
+from registry.states import Priority
+
+PREFIX = "TANDEM_"
+CONFIG_FILE = "tandem.toml"
+
+
+class Section(BaseModel):
+    """Closed to unknown names; finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class RedisSettings(Section):
+    """The bell. Without a url, `tandem up` runs its own on loopback."""
+
+    url: SecretStr | None = Field(default=None, description="redis://user:password@host:port/0")
+    port: int = Field(default=6390, ge=1, le=65535, description="of the embedded Redis")
+
+
+class TrainingSettings(Section):
+    """The training worker and the trainer that it starts."""
+
+    queues: tuple[Priority, ...] = tuple(Priority)
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
+    num_threads: int = Field(default=1, ge=1, description="CPU threads of the trainer")
+    max_length: int = Field(default=4096, ge=16, description="tokens; longer rows are dropped and counted")
+    num_checkpoints: int = Field(default=2, ge=1, description="a job, the last one included")
+    hyperparameters: dict[str, JsonValue] = Field(default_factory=dict, description="defaults of every job")
+    report_every_seconds: float = Field(default=1.0, gt=0, le=10)
+    # Shorter loses jobs to a slow disk; longer leaves a dead host's job lying (design, section 6).
+    lease_seconds: float = Field(default=60.0, ge=3)
+    heartbeat_seconds: float = Field(default=10.0, gt=0, description="six chances to renew a lease")
+    stop_grace_seconds: float = Field(default=60.0, gt=0, description="to save a checkpoint at shutdown")
+
+
+class EvaluationSettings(Section):
+    """What the intelligence worker does with a checkpoint."""
+
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
+    num_threads: int = Field(default=1, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1)
+    # An evaluation of 0.6B on 1 000 rows takes minutes; a lost message should not cost an hour.
+    retry_after_seconds: float = Field(default=900.0, gt=0)
+    max_asks: int = Field(default=3, ge=1, description="then the checkpoint's verdict is unknown")
+
+
+class RankingSettings(Section):
+    """The composite score (design, section 6)."""
+
+    weights: RankingWeights = RankingWeights()
+    min_checkpoints: int = Field(default=3, ge=1)
+
+
+class DeploymentSettings(Section):
+    """How a release reaches the inference server."""
+
+    keep_releases: int = Field(default=3, ge=2, description="besides current and previous, never removed")
+    probe_prompt: str = Field(default="Spell this word backward (example: sun -> nus): cat", min_length=1)
+    timeout_seconds: float = Field(default=120.0, gt=0)
+
+
+class ServerSettings(Section):
+    """The inference server."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8765, ge=1, le=65535)
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
+    num_threads: int = Field(default=1, ge=1)
+    max_new_tokens: int = Field(default=512, ge=1, description="a request may ask for less")
+
+
+class FlowerSettings(Section):
+    """Flower, on loopback behind a password kept in TANDEM_HOME/secrets."""
+
+    port: int = Field(default=5555, ge=1, le=65535)
+    user: str = Field(default="tandem", pattern="^[A-Za-z0-9_.-]+$")
+
+
+class ScheduleSettings(Section):
+    """Seconds between the ticks of beat (design, section 4)."""
+
+    sweep_seconds: float = Field(default=30.0, gt=0)
+    inbox_seconds: float = Field(default=5.0, gt=0)
+    inbox_settle_seconds: float = Field(default=2.0, ge=0, description="a file still being copied is left alone")
+    ranking_seconds: float = Field(default=600.0, gt=0)
+    deployment_seconds: float = Field(default=600.0, gt=0)
+
+
+class Settings(BaseSettings):
+    """All of it. `home` and `registry_url` stand alone; the rest is in sections."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        dotenv_filtering="match_prefix",
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=True,
+    )
+
+    home: Path = Path("var")
+    registry_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL; SQLite in home if unset")
+    allowed_roots: tuple[Path, ...] = Field(default=(), description="datasets may also lie below these")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    redis: RedisSettings = RedisSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    regression: RegressionLimits = RegressionLimits()
+    ranking: RankingSettings = RankingSettings()
+    deployment: DeploymentSettings = DeploymentSettings()
+    server: ServerSettings = ServerSettings()
+    flower: FlowerSettings = FlowerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then `.env`, then `tandem.toml`."""
+        del file_secret_settings
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=CONFIG_FILE)
+        return (init_settings, env_settings, dotenv_settings, toml)
+
+    @property
+    def paths(self) -> Home:
+        """Directories below `home`."""
+        return Home(self.home)
+
+    @property
+    def database_url(self) -> str:
+        """Of the registry."""
+        if self.registry_url is not None:
+            return self.registry_url.get_secret_value()
+        return f"sqlite:///{self.paths.database}"
+
+    @property
+    def has_embedded_redis(self) -> bool:
+        """True where `tandem up` runs Redis itself."""
+        return self.redis.url is None
+
+    @property
+    def redis_url(self) -> str:
+        """Of the broker, with its password."""
+        if self.redis.url is not None:
+            return self.redis.url.get_secret_value()
+        password = quote(self.paths.secret("redis_password"), safe="")
+        return f"redis://:{password}@127.0.0.1:{self.redis.port}/0"
+
+    @property
+    def server_url(self) -> str:
+        """Of the inference server."""
+        return f"http://{self.server.host}:{self.server.port}"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; `SettingsError` names what is wrong and how to mend it."""
+    _refuse_unknown_names({**_names_in_dotenv(), **os.environ})
+    try:
+        settings = Settings(_env_file=".env", _env_file_encoding="utf-8", **overrides)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+    except ValueError as error:
+        raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}.") from None
+    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+
+
+def setting_names() -> list[str]:
+    """Every environment variable that tandem reads."""
+    return sorted(f"{PREFIX}{name.upper()}" for name in _leaves(Settings))
+
+
+def setting_lines(settings: Settings) -> list[tuple[str, str]]:
+    """Each setting's environment variable with its value as JSON; secrets are masked."""
+    values = settings.model_dump(mode="json")
+    return [(f"{PREFIX}{name.upper()}", json.dumps(_value_of(values, name=name))) for name in _leaves(Settings)
+            if not isinstance(_value_of(values, name=name), dict) or name.endswith("hyperparameters")]
+
+
+def _value_of(values: Any, *, name: str) -> Any:
+    for part in name.split("__"):
+        values = values[part]
+    return values
+
+
+def _leaves(model: type[BaseModel], *, prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        yield prefix + name
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _leaves(kind, prefix=f"{prefix}{name}__")
+
+
+def _names_in_dotenv() -> dict[str, str]:
+    return {name: value or "" for name, value in dotenv_values(".env").items() if name.startswith(PREFIX)}
+
+
+def _refuse_unknown_names(environment: Mapping[str, str]) -> None:
+    known = setting_names()
+    for name in sorted(environment):
+        is_ours = name.upper().startswith(PREFIX)
+        inside_mapping = name.upper().startswith(f"{PREFIX}TRAINING__HYPERPARAMETERS__")
+        if not is_ours or inside_mapping or name.upper() in known:
+            continue
+        close = difflib.get_close_matches(name.upper(), known, n=1)
+        remedy = f"Did you mean {close[0]}?" if close else "`tandem config show` lists every setting."
+        raise SettingsError(f"There is no setting {name}.", remedy=remedy)
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    parts = [str(part) for part in problem["loc"]]
+    name = PREFIX + "__".join(parts).upper()
+    path = ".".join(parts)
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(path, [leaf.replace("__", ".") for leaf in _leaves(Settings)], n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        return f"There is no setting {path}.{hint}"
+    return f"{name} ({path} in {CONFIG_FILE}): {problem['msg']}."

@@ -1,0 +1,80 @@
+"""Answers and verdicts: recorded once, whether they arrive twice or a day late."""
+
+from __future__ import annotations
+
+from sqlalchemy import insert, select
+
+from registry.messages import EvaluationAnswer
+from registry.records import Checkpoint, Evaluation, EvaluationSummary, ExampleResult, Verdict
+from registry.states import CheckpointState, EvaluationState, Outcome
+from registry.store import Transaction
+from registry.tables import evaluation_examples
+
+VERDICT_STATE = {
+    Outcome.PASS: CheckpointState.ACCEPTED,
+    Outcome.REGRESSED: CheckpointState.QUARANTINED,
+}
+
+
+def record_answer(
+    tx: Transaction, *, answer: EvaluationAnswer, summary: EvaluationSummary | None, actor: str
+) -> Evaluation | None:
+    """Save an evaluation's examples and means; None where it was answered before.
+
+    An answer with a problem ends the evaluation as `failed`, with no examples and no means.
+    """
+    evaluation = tx.get(Evaluation, answer.evaluation_id)
+    if evaluation.state is EvaluationState.ANSWERED:
+        return None
+    if answer.problem or summary is None:
+        return fail_evaluation(
+            tx, evaluation, problem=answer.problem or "no examples", host=answer.host, actor=actor
+        )
+    examples = [example.model_dump(mode="json") for example in answer.examples]
+    tx.connection.execute(insert(evaluation_examples).values(evaluation_id=evaluation.id, examples=examples))
+    return tx.transition(
+        evaluation,
+        to=EvaluationState.ANSWERED,
+        actor=actor,
+        reason=f"{len(answer.examples)} examples from {answer.host}",
+        summary=summary,
+        host=answer.host,
+        problem="",
+        answered_at=answer.finished_at,
+        duration_seconds=max(0.0, (answer.finished_at - answer.started_at).total_seconds()),
+    )
+
+
+def fail_evaluation(
+    tx: Transaction, evaluation: Evaluation, *, problem: str, host: str, actor: str
+) -> Evaluation | None:
+    """End an evaluation without an answer; None where it failed before."""
+    if evaluation.state is EvaluationState.FAILED:
+        return None
+    return tx.transition(
+        evaluation, to=EvaluationState.FAILED, actor=actor, reason=problem, problem=problem, host=host
+    )
+
+
+def examples_of(tx: Transaction, *, evaluation_id: str) -> tuple[ExampleResult, ...]:
+    """Every example of an answered evaluation; empty where there is none."""
+    table = evaluation_examples
+    query = select(table.c.examples).where(table.c.evaluation_id == evaluation_id)
+    stored = tx.connection.execute(query).scalar()
+    return tuple(ExampleResult.model_validate(example) for example in stored or ())
+
+
+def record_verdict(tx: Transaction, *, verdict: Verdict, actor: str) -> Verdict | None:
+    """Save a verdict and move its checkpoint; None where it was recorded before.
+
+    `pass` accepts, `regressed` quarantines, `watch` and `unknown` leave a candidate: blocked.
+    """
+    if tx.seek(Verdict, verdict.id) is not None:
+        return None
+    reason = f"{verdict.outcome}: " + " ".join(verdict.reasons)
+    tx.add(verdict, actor=actor, reason=reason)
+    to = VERDICT_STATE.get(verdict.outcome)
+    checkpoint = tx.get(Checkpoint, verdict.checkpoint_id)
+    if to is not None and checkpoint.state is CheckpointState.CANDIDATE:
+        tx.transition(checkpoint, to=to, actor=actor, reason=reason)
+    return verdict

@@ -1,0 +1,92 @@
+"""Which checkpoint is the base, the served one, the tip, the best: one answer for every room."""
+
+from __future__ import annotations
+
+from registry.errors import NotFound
+from registry.records import Checkpoint, Deployment, Evaluation, Ranking, Suite, TrainingJob
+from registry.states import CheckpointState, DeploymentState, EvaluationState, JobState
+from registry.store import Transaction
+
+USABLE_AS_PARENT = (CheckpointState.COMPLETE, CheckpointState.CANDIDATE, CheckpointState.ACCEPTED)
+
+
+def base_checkpoint(tx: Transaction) -> Checkpoint | None:
+    """The newest base model: what training starts from, and the first anchor."""
+    found = tx.find(Checkpoint, origin="base", newest_first="created_at", limit=1)
+    return found[0] if found else None
+
+
+def active_deployment(tx: Transaction) -> Deployment | None:
+    """What is served, by the registry."""
+    found = tx.find(Deployment, state=DeploymentState.ACTIVE, newest_first="generation", limit=1)
+    return found[0] if found else None
+
+
+def active_suite(tx: Transaction) -> Suite | None:
+    """The suite that checkpoints are judged on."""
+    found = tx.find(Suite, is_active=True, newest_first="created_at", limit=1)
+    return found[0] if found else None
+
+
+def newest_ranking(tx: Transaction, *, suite_id: str) -> Ranking | None:
+    """The latest ranking on this suite."""
+    found = tx.find(Ranking, suite_id=suite_id, newest_first="made_at", limit=1)
+    return found[0] if found else None
+
+
+def answered_evaluation(tx: Transaction, *, checkpoint_id: str, suite_id: str) -> Evaluation | None:
+    """A checkpoint's answered evaluation on a suite, the newest if there are several."""
+    found = tx.find(
+        Evaluation,
+        checkpoint_id=checkpoint_id,
+        suite_id=suite_id,
+        state=EvaluationState.ANSWERED,
+        newest_first="requested_at",
+        limit=1,
+    )
+    return found[0] if found else None
+
+
+def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:
+    """The checkpoint to train on from: 'tip', 'served', 'base' or an id; `NotFound` with the remedy.
+
+    The tip is the last checkpoint of the newest job that succeeded, unless it was quarantined since;
+    without one it is what is served, and before the first deployment the base model.
+    """
+    if wish == "tip":
+        return _tip(tx) or _served(tx) or _base(tx)
+    if wish == "served":
+        return _served(tx) or _base(tx)
+    if wish == "base":
+        return _base(tx)
+    checkpoint = tx.get(Checkpoint, wish)
+    if checkpoint.state not in USABLE_AS_PARENT:
+        raise NotFound(
+            f"{wish} is {checkpoint.state}: training cannot start from it.", remedy="Choose 'tip' or 'base'."
+        )
+    return checkpoint
+
+
+def _tip(tx: Transaction) -> Checkpoint | None:
+    jobs = tx.find(TrainingJob, state=JobState.SUCCEEDED, newest_first="finished_at")
+    for job in jobs:
+        if job.final_checkpoint_id is None:
+            continue
+        checkpoint = tx.seek(Checkpoint, job.final_checkpoint_id)
+        if checkpoint is not None and checkpoint.state in USABLE_AS_PARENT:
+            return checkpoint
+    return None
+
+
+def _served(tx: Transaction) -> Checkpoint | None:
+    active = active_deployment(tx)
+    return None if active is None else tx.seek(Checkpoint, active.checkpoint_id)
+
+
+def _base(tx: Transaction) -> Checkpoint:
+    found = base_checkpoint(tx)
+    if found is None:
+        raise NotFound(
+            "There is no base model.", remedy="Register one with `tandem checkpoint import PATH --as-base`."
+        )
+    return found

@@ -1,0 +1,140 @@
+"""Builders of valid records for tests: say what matters, the rest has a value."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from registry import queue
+from registry.records import (
+    Checkpoint,
+    Dataset,
+    Evaluation,
+    ExampleResult,
+    GenerationSettings,
+    Suite,
+    TrainingJob,
+)
+from registry.schema import upgrade
+from registry.states import CheckpointState, EvaluationState, JobState, Priority
+from registry.store import Registry, Transaction
+
+START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+SHA = "0" * 64
+
+
+class ManualClock:
+    """A clock that moves when told to."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += timedelta(seconds=seconds)
+
+
+def make_registry(directory: Path, *, clock: ManualClock | None = None) -> Registry:
+    """A real SQLite registry, migrated, on a manual clock."""
+    registry = Registry(f"sqlite:///{directory / 'tandem.db'}", clock=clock or ManualClock())
+    upgrade(registry)
+    return registry
+
+
+def make_dataset(**changes: Any) -> Dataset:
+    """A dataset of ten rows."""
+    fields: dict[str, Any] = {
+        "id": "ds-1",
+        "name": "words",
+        "content_sha256": SHA,
+        "path": "words.jsonl",
+        "num_rows": 10,
+        "num_bytes": 100,
+        "created_at": START,
+    }
+    return Dataset.model_validate(fields | changes)
+
+
+def make_job(**changes: Any) -> TrainingJob:
+    """A submitted job on dataset `ds-1`."""
+    fields: dict[str, Any] = {
+        "id": "job-aaaaaa",
+        "name": "words",
+        "state": JobState.SUBMITTED,
+        "priority": Priority.NORMAL,
+        "dataset_id": "ds-1",
+        "submitted_by": "test",
+        "submitted_at": START,
+    }
+    merged = fields | changes
+    return TrainingJob.model_validate({"dedupe_key": merged["id"], **merged})
+
+
+def make_checkpoint(**changes: Any) -> Checkpoint:
+    """A complete trained checkpoint of no job."""
+    fields: dict[str, Any] = {
+        "id": "ckpt-aaaaaa-00000010",
+        "state": CheckpointState.COMPLETE,
+        "origin": "trained",
+        "step": 10,
+        "path": "models/checkpoints/a",
+        "weights_sha256": SHA,
+        "created_at": START,
+    }
+    return Checkpoint.model_validate(fields | changes)
+
+
+def make_suite(**changes: Any) -> Suite:
+    """An active suite of three rows."""
+    fields: dict[str, Any] = {
+        "id": "suite-1",
+        "name": "validation",
+        "content_sha256": SHA,
+        "path": "suite.jsonl",
+        "num_rows": 3,
+        "num_by_difficulty": {"easy": 3},
+        "is_active": True,
+        "created_at": START,
+    }
+    return Suite.model_validate(fields | changes)
+
+
+def make_evaluation(**changes: Any) -> Evaluation:
+    """A requested evaluation of the default checkpoint on the default suite."""
+    fields: dict[str, Any] = {
+        "id": "eval-1",
+        "checkpoint_id": "ckpt-aaaaaa-00000010",
+        "suite_id": "suite-1",
+        "state": EvaluationState.REQUESTED,
+        "settings": GenerationSettings(),
+        "requested_at": START,
+    }
+    return Evaluation.model_validate(fields | changes)
+
+
+def make_example(**changes: Any) -> ExampleResult:
+    """A correct answer with loss 0.5."""
+    fields: dict[str, Any] = {
+        "row_id": "row-1",
+        "difficulty": "easy",
+        "expected": "abc",
+        "answer": "abc",
+        "is_correct": True,
+        "loss": 0.5,
+        "num_answer_tokens": 4,
+        "confidence": 0.9,
+        "finish_reason": "stop",
+    }
+    return ExampleResult.model_validate(fields | changes)
+
+
+def add_queued_job(tx: Transaction, **changes: Any) -> TrainingJob:
+    """A job in its queue, with its dataset."""
+    if tx.seek(Dataset, "ds-1") is None:
+        tx.add(make_dataset(), actor="test")
+    job, _ = queue.submit(tx, make_job(**changes), actor="test")
+    return job

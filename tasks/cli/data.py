@@ -1,0 +1,70 @@
+"""Commands about data files: `data validate`. Works without a running stack."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from config.settings import load_settings
+from registry import lineage
+from registry.errors import DatasetError
+from registry.records import Suite
+from registry.rows import ChatRow, read_rows
+from registry.schema import check_schema
+from registry.store import Registry
+from tasks.cli.output import console, print_json
+from workers.intake import overlapping_rows
+
+data_commands = typer.Typer(help="Data files.", no_args_is_help=True)
+MAX_NAMED = 10
+
+
+def register(cli: typer.Typer) -> None:
+    """Add this room's commands."""
+    cli.add_typer(data_commands, name="data")
+
+
+@data_commands.command("validate")
+def data_validate(
+    path: Annotated[Path, typer.Argument(help="JSONL file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check every row, and that none stands in the validation suite. Exit 1 at the first bad row."""
+    rows = list(read_rows(path))
+    suite = _active_suite()
+    overlap = [] if suite is None else overlapping_rows(rows, suite=suite)
+    report = {
+        "file": str(path),
+        "num_rows": len(rows),
+        "num_turns": sum(len(row.messages) for row in rows),
+        "num_repeated": _num_repeated(rows),
+        "num_in_suite": None if suite is None else len(overlap),
+    }
+    if as_json:
+        print_json(report)
+    else:
+        in_suite = "no suite is active" if suite is None else f"{len(overlap)} in the validation suite"
+        console.print(f"{len(rows)} rows, {report['num_repeated']} repeated, {in_suite}")
+    if overlap:
+        named = ", ".join(map(str, overlap[:MAX_NAMED]))
+        raise DatasetError(
+            f"{path}: {len(overlap)} rows are in the validation suite (rows {named}, ...).",
+            remedy="Remove them: accuracy on rows that were trained on means nothing.",
+        )
+
+
+def _num_repeated(rows: list[ChatRow]) -> int:
+    return sum(count - 1 for count in Counter(row.messages for row in rows).values())
+
+
+def _active_suite() -> Suite | None:
+    settings = load_settings()
+    if settings.registry_url is None and not settings.paths.database.exists():
+        return None
+    registry = Registry(settings.database_url)
+    check_schema(registry)
+    with registry.reading() as tx:
+        return lineage.active_suite(tx)

@@ -1,0 +1,140 @@
+"""Commands about jobs: `submit`, `queue list`, `job list|show|wait|logs`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from registry import queue
+from registry.records import Event, TrainingJob
+from registry.states import JobState, Priority
+from tasks.api import Tandem
+from tasks.cli.output import console, jobs_table, print_json, styled
+from workers.errors import RequestError, TaskFailed
+from workers.status import job_line, recent_jobs
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+queue_commands = typer.Typer(help="What waits for training.", no_args_is_help=True)
+job_commands = typer.Typer(help="One training job.", no_args_is_help=True)
+
+
+def register(cli: typer.Typer) -> None:
+    """Add this room's commands."""
+    cli.command("submit")(submit)
+    cli.add_typer(queue_commands, name="queue")
+    cli.add_typer(job_commands, name="job")
+
+
+def submit(
+    dataset: Annotated[Path, typer.Argument(help="JSONL file of chat rows.")],
+    priority: Annotated[Priority, typer.Option(help="Queue.")] = Priority.NORMAL,
+    name: Annotated[str | None, typer.Option(help="Name to show; the file's by default.")] = None,
+    parent: Annotated[str, typer.Option(help="tip, served, base, or a checkpoint id.")] = "tip",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Hyperparameter, as name=value; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Train again although the same job exists.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Submit a file for training."""
+    handle = Tandem().submit(
+        dataset,
+        priority=priority,
+        name=name,
+        parent=parent,
+        hyperparameters=_parse_settings(set_ or []),
+        force=force,
+        submitted_by="tandem submit",
+    )
+    job = handle.wait() if wait else handle.row
+    if as_json:
+        print_json(job)
+    else:
+        already = "" if handle.is_new else " (the same job exists already; --force trains again)"
+        console.print(f"{job.id} {styled(job.state)} on {job.priority}{already}")
+    if wait and job.state is not JobState.SUCCEEDED:
+        raise TaskFailed(f"{job.id} {job.state}: {job.problems[-1].message if job.problems else ''}")
+
+
+@queue_commands.command("list")
+def queue_list(as_json: Json = False) -> None:
+    """Jobs in the order in which they will run."""
+    context = Tandem().context
+    with context.registry.reading() as tx:
+        jobs = [*queue.running(tx), *queue.waiting(tx)]
+    lines = [job_line(job, now=context.registry.clock()) for job in jobs]
+    if as_json:
+        print_json(lines)
+        return
+    console.print(jobs_table(lines) if lines else "Nothing runs and nothing waits.")
+
+
+@job_commands.command("list")
+def job_list(as_json: Json = False) -> None:
+    """The newest jobs, finished ones too."""
+    context = Tandem().context
+    with context.registry.reading() as tx:
+        lines = [job_line(job, now=context.registry.clock()) for job in recent_jobs(tx)]
+    if as_json:
+        print_json(lines)
+        return
+    console.print(jobs_table(lines) if lines else "There are no jobs. `tandem submit FILE` makes one.")
+
+
+@job_commands.command("show")
+def job_show(job_id: str, as_json: Json = False) -> None:
+    """A job with its whole story."""
+    context = Tandem().context
+    with context.registry.reading() as tx:
+        job = tx.get(TrainingJob, job_id)
+        events = sorted(tx.find(Event, subject_id=job_id), key=lambda event: event.id or 0)
+    if as_json:
+        print_json(
+            {"job": job.model_dump(mode="json"), "events": [event.model_dump(mode="json") for event in events]}
+        )
+        return
+    console.print(jobs_table([job_line(job, now=context.registry.clock())]))
+    for event in events:
+        step = f"{event.before or '–'} -> {event.after}"
+        console.print(f"{event.at:%H:%M:%S}  {step:24} {event.actor}: {event.reason}", markup=False)
+
+
+@job_commands.command("wait")
+def job_wait(
+    job_id: str, timeout: Annotated[float | None, typer.Option(help="Seconds.")] = None, as_json: Json = False
+) -> None:
+    """Wait until a job is finished; exit 1 unless it succeeded."""
+    job = Tandem().job(job_id).wait(timeout_seconds=timeout)
+    if as_json:
+        print_json(job)
+    else:
+        console.print(f"{job.id} {styled(job.state)}")
+    if job.state is not JobState.SUCCEEDED:
+        raise TaskFailed(f"{job.id} {job.state}: {job.problems[-1].message if job.problems else 'no reason'}")
+
+
+@job_commands.command("logs")
+def job_logs(job_id: str) -> None:
+    """What the trainer of a job wrote."""
+    client = Tandem()
+    client.job(job_id)
+    path = client.settings.paths.logs / "jobs" / f"{job_id}.log"
+    console.file.write(path.read_text(errors="replace") if path.exists() else "It has not written anything.\n")
+
+
+def _parse_settings(pairs: list[str]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise RequestError(f"--set {pair!r} is not name=value.", remedy="For example --set num_epochs=2.")
+        try:
+            parsed[name] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[name] = value
+    return parsed

@@ -1,0 +1,137 @@
+"""What the command line prints: one line of JSON for programs, tables and sentences for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from registry.records import Estimate
+from registry.status_files import CheckpointStatus, JobStatus, PartStatus, SystemStatus
+
+STATE_STYLES = {
+    "up": "green",
+    "accepted": "green",
+    "succeeded": "green",
+    "pass": "green",
+    "training": "green",
+    "down": "red",
+    "crashed": "red",
+    "failed": "red",
+    "rejected": "red",
+    "quarantined": "red",
+    "regressed": "red",
+    "unknown": "yellow",
+    "watch": "yellow",
+}
+
+console = Console(soft_wrap=False)
+error_console = Console(stderr=True, soft_wrap=True)
+
+
+def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
+    """Strict JSON on standard output."""
+    plain: Any
+    if isinstance(value, BaseModel):
+        plain = value.model_dump(mode="json")
+    elif isinstance(value, dict):
+        plain = value
+    else:
+        plain = [item.model_dump(mode="json") for item in value]
+    console.file.write(json.dumps(plain, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def styled(state: str | None) -> str:
+    """A state in its colour; a dash where there is none."""
+    if state is None:
+        return "–"
+    style = STATE_STYLES.get(state)
+    return f"[{style}]{state}[/]" if style else state
+
+
+def percent(estimate: Estimate | None) -> str:
+    """`94 % [88-97]`; a dash where it is unknown."""
+    if estimate is None:
+        return "–"
+    return f"{estimate.value:.0%} [{max(0, estimate.low) * 100:.0f}-{min(1, estimate.high) * 100:.0f}]"
+
+
+def number(value: float | None, *, digits: int = 3) -> str:
+    """A number, or a dash where it is unknown."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def parts_table(parts: Sequence[PartStatus]) -> Table:
+    """Who is up."""
+    table = Table(title="Parts", title_justify="left", expand=False)
+    for heading in ("part", "state", "detail"):
+        table.add_column(heading, overflow="fold")
+    for part in parts:
+        table.add_row(part.name, styled(part.state), part.detail)
+    return table
+
+
+def jobs_table(jobs: Sequence[JobStatus]) -> Table:
+    """Jobs in order of submission."""
+    table = Table(title="Jobs", title_justify="left")
+    for heading in ("job", "file", "queue", "state", "step", "loss", "tokens/s", "reason"):
+        table.add_column(heading, overflow="fold")
+    for job in jobs:
+        step = "–" if job.step is None else f"{job.step}/{job.num_steps}"
+        speed = number(job.tokens_per_second, digits=0)
+        table.add_row(
+            job.id, job.name, job.priority, styled(job.state), step, number(job.loss), speed, job.reason
+        )
+    return table
+
+
+def checkpoints_table(checkpoints: Sequence[CheckpointStatus], *, title: str = "Checkpoints") -> Table:
+    """Checkpoints with loss, accuracy by difficulty and 95 % intervals, verdict, rank."""
+    levels = _levels(checkpoints)
+    table = Table(title=title, title_justify="left")
+    for heading in ("rank", "checkpoint", "loss", "accuracy", *levels, "verdict", "state", "served"):
+        table.add_column(heading)
+    for line in checkpoints:
+        loss = "–" if line.loss is None else f"{line.loss.value:.3f}"
+        table.add_row(
+            "–" if line.rank is None else str(line.rank),
+            line.id,
+            loss,
+            percent(line.accuracy),
+            *(percent(line.accuracy_by_difficulty.get(level)) for level in levels),
+            styled(line.verdict),
+            styled(line.state),
+            "●" if line.is_served else "",
+        )
+    return table
+
+
+def print_status(status: SystemStatus) -> None:
+    """The whole status, for a person."""
+    console.print(parts_table(status.parts))
+    training = status.training
+    console.print(f"Training: {styled(training.status)} {training.name or ''} {training.reason}".rstrip())
+    for line in status.queues:
+        messages = "unknown" if line.num_messages is None else str(line.num_messages)
+        console.print(f"Queue {line.name}: {line.num_waiting} waiting, {messages} bells")
+    if status.jobs:
+        console.print(jobs_table(status.jobs))
+    if status.checkpoints:
+        console.print(checkpoints_table(status.checkpoints))
+    served = status.served
+    agreement = {True: "the server agrees", False: "the server answers with another", None: "unknown to us"}
+    console.print(
+        f"Served: {served.release_id or 'nothing'} ({served.checkpoint_id or '–'}); {agreement[served.agrees]}: "
+        f"{served.reported_by_server or 'no release'}"
+    )
+    console.print(f"As of {status.written_at:%Y-%m-%d %H:%M:%S} UTC, home {status.home}")
+
+
+def _levels(checkpoints: Sequence[CheckpointStatus]) -> list[str]:
+    order = {"easy": 0, "medium": 1, "hard": 2}
+    found = {level for line in checkpoints for level in line.accuracy_by_difficulty}
+    return sorted(found, key=lambda level: (order.get(level, 3), level))

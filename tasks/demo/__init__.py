@@ -1,0 +1,1 @@
+"""`tandem demo`: the whole loop on real input, in a few minutes on a CPU."""

@@ -1,0 +1,102 @@
+"""Real input for the demo: reasoning-gym's `spell_backward` as chat rows, with a held-out suite.
+
+A word of the suite never stands in the training data, in whatever case it is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import reasoning_gym
+
+NUM_SUITE_ROWS = 50
+SUITE_SEED = 20_000_000
+TRAIN_SEED = 1
+
+
+@dataclass(frozen=True)
+class Level:
+    """Words of a difficulty, by length in letters."""
+
+    name: str
+    min_letters: int
+    max_letters: int
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    """A file of the demo: the words up to a length, how many rows, on which queue."""
+
+    name: str
+    priority: str
+    max_letters: int
+    num_rows: int
+
+
+LEVELS = (Level("easy", 3, 5), Level("medium", 6, 7), Level("hard", 8, 10))
+# Submitted in this order, low first; they run high, normal, low. Each file holds the shorter words too, so
+# that a later job does not forget what an earlier one learnt.
+FILES = (
+    TrainingFile("words-3-to-10", "low", 10, 16_000),
+    TrainingFile("words-3-to-7", "normal", 7, 14_000),
+    TrainingFile("words-3-to-5", "high", 5, 12_000),
+)
+
+
+def write_suite(path: Path) -> set[str]:
+    """Write 50 rows a level, each word once; the words that stand in it, in lower case."""
+    held_out: set[str] = set()
+    rows = []
+    for level in LEVELS:
+        words = _words(level.min_letters, level.max_letters, seed=SUITE_SEED)
+        chosen = [next(words) for _ in range(NUM_SUITE_ROWS * 3)]
+        fresh = _distinct(chosen, known=held_out)[:NUM_SUITE_ROWS]
+        for number, (question, answer, word) in enumerate(fresh):
+            held_out.add(word.lower())
+            rows.append({"id": f"{level.name}-{number:02d}", "difficulty": level.name, **_chat(question, answer)})
+    _write_rows(path, rows=rows)
+    return held_out
+
+
+def write_training_file(path: Path, *, file: TrainingFile, held_out: set[str]) -> None:
+    """Write the rows of one training file, none of whose words is held out."""
+    words = _words(LEVELS[0].min_letters, file.max_letters, seed=TRAIN_SEED + file.max_letters)
+    rows = []
+    while len(rows) < file.num_rows:
+        question, answer, word = next(words)
+        if word.lower() not in held_out:
+            rows.append(_chat(question, answer))
+    _write_rows(path, rows=rows)
+
+
+def _words(min_letters: int, max_letters: int, *, seed: int) -> Iterator[tuple[str, str, str]]:
+    data = reasoning_gym.create_dataset(
+        "spell_backward", seed=seed, size=1_000_000, min_word_len=min_letters, max_word_len=max_letters
+    )
+    for index in range(len(data)):
+        item = data[index]
+        yield item["question"], item["answer"], item["metadata"]["word"]
+
+
+def _distinct(rows: list[tuple[str, str, str]], *, known: set[str]) -> list[tuple[str, str, str]]:
+    seen = set(known)
+    distinct = []
+    for row in rows:
+        if row[2].lower() not in seen:
+            seen.add(row[2].lower())
+            distinct.append(row)
+    return distinct
+
+
+def _chat(question: str, answer: str) -> dict[str, object]:
+    return {
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+    }
+
+
+def _write_rows(path: Path, *, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,52 @@
+"""Makes a Celery task of a function: arguments checked by contract, errors said in one sentence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from registry.errors import StaleWrite, TandemError
+from registry.records import Record
+from workers.app import app
+from workers.context import Context, current_context
+from workers.contracts import contract_of, parse_request
+from workers.errors import TaskFailed
+
+log = logging.getLogger(__name__)
+
+Request = TypeVar("Request", bound=Record)
+Handler = Callable[[Request, Context], Record | None]
+
+
+def door(name: str) -> Callable[[Handler[Request]], Handler[Request]]:
+    """Register a handler under a public name. It gets the parsed request and this process's context.
+
+    A stale result is discarded quietly: somebody else has the work. Any other expected error becomes
+    `TaskFailed` with its whole sentence, so that the caller reads what the worker knew.
+    """
+    contract = contract_of(name)
+
+    def register(handler: Handler[Request]) -> Handler[Request]:
+        def run(**fields: Any) -> dict[str, Any] | None:
+            try:
+                request = cast("Request", parse_request(name, fields=fields))
+                result = handler(request, current_context())
+            except StaleWrite as error:
+                log.info("%s: stale, discarded: %s", name, error)
+                return None
+            except TandemError as error:
+                raise TaskFailed(str(error)) from None
+            return None if result is None else result.model_dump(mode="json")
+
+        run.__doc__ = handler.__doc__
+        app.task(
+            run,
+            name=name,
+            acks_late=contract.acks_late,
+            ignore_result=not contract.has_result,
+            throws=(TaskFailed,),
+        )
+        return handler
+
+    return register

@@ -1,0 +1,35 @@
+"""Doors of evaluation: run on an intelligence host, record beside the registry."""
+
+from __future__ import annotations
+
+import socket
+
+from intelligence.summary import summarise
+from registry import asks, judgements
+from registry.messages import EvaluationAnswer, EvaluationRequest
+from tasks.door import door
+from workers import projections
+from workers.context import Context, Message
+from workers.pipeline import owed
+
+
+@door("evaluation.run")
+def run(request: EvaluationRequest, context: Context) -> None:
+    """Score and generate the whole suite with one checkpoint; send the answer home."""
+    from inference.evaluate import evaluate  # loads torch: only the worker that evaluates pays
+
+    answer = evaluate(request, host=socket.gethostname(), clock=context.registry.clock)
+    context.deliver(Message("evaluation.record", answer))
+
+
+@door("evaluation.record")
+def record(answer: EvaluationAnswer, context: Context) -> None:
+    """Save every example and the means, once; ask for the verdict that follows."""
+    summary = None if answer.problem or not answer.examples else summarise(answer.examples)
+    with context.registry.transaction() as tx:
+        judgements.record_answer(tx, answer=answer, summary=summary, actor=context.actor)
+        asks.settle(tx, kind="evaluation", subject_id=answer.evaluation_id)
+        messages = owed(tx, settings=context.settings)
+    context.ring(messages)
+    with context.registry.reading() as tx:
+        projections.refresh(tx, directory=context.settings.paths.status)

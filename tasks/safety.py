@@ -1,0 +1,27 @@
+"""Door of the sweep: what was lost is found, what is owed is sent again."""
+
+from __future__ import annotations
+
+from registry import queue
+from registry.messages import Nothing
+from tasks.door import door
+from workers import projections
+from workers.context import Context
+from workers.pipeline import bells, owed
+from workers.status import redis_status, system_status
+
+
+@door("safety.sweep")
+def sweep(_request: Nothing, context: Context) -> None:
+    """Put back abandoned jobs, ring missing bells, send what is owed, write the status files."""
+    _, depths = redis_status(context.settings, now=context.registry.clock())
+    with context.registry.transaction() as tx:
+        queue.requeue_abandoned(tx, actor="sweep")
+        messages = owed(tx, settings=context.settings)
+        if depths is not None:
+            messages += bells(tx, num_messages=depths)
+    context.ring(messages)
+    directory = context.settings.paths.status
+    with context.registry.reading() as tx:
+        projections.refresh(tx, directory=directory)
+    projections.write_status(directory, name="system_status", status=system_status(context))

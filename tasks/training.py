@@ -1,0 +1,80 @@
+"""Doors of training: submit, run, and the inbox."""
+
+from __future__ import annotations
+
+import logging
+
+from pathlib import Path
+
+from registry.errors import RegistryUnavailable, TandemError
+from registry.messages import JobBell, Nothing, SubmittedJob, TrainingSubmission
+from registry.states import JobState
+from tasks.door import door
+from workers import inbox, submission
+from workers.context import Context
+from workers.pipeline import bell, owed
+from workers.runner import TrainingRun, claim
+from workers.shutdown import is_stopping
+
+log = logging.getLogger(__name__)
+
+
+@door("training.submit")
+def submit(request: TrainingSubmission, context: Context) -> SubmittedJob:
+    """Check a dataset, keep a copy, queue one job for it; the same job where it exists already."""
+    submitted = submission.submit(request, settings=context.settings, registry=context.registry)
+    if submitted.job.state is JobState.QUEUED:
+        context.ring([bell(submitted.job.id, priority=submitted.job.priority)])
+    return submitted
+
+
+@door("training.run")
+def run(request: JobBell, context: Context) -> None:
+    """Train the first waiting job of this host's queues, whichever job the bell was for."""
+    training = context.settings.training
+    if is_stopping():
+        return  # the sweep rings again
+    claimed = claim(
+        context.registry, queues=training.queues, holder=context.actor, seconds=training.lease_seconds
+    )
+    if claimed is None:
+        log.info("%s: nothing waits; an earlier bell was answered", request.job_id)
+        return
+    job, lease = claimed
+    TrainingRun(
+        job=job,
+        lease=lease,
+        registry=context.registry,
+        settings=context.settings,
+        actor=context.actor,
+        should_stop=is_stopping,
+        on_checkpoint=lambda: _announce(context),
+    ).run()
+    _announce(context)
+
+
+@door("inbox.scan")
+def scan(_request: Nothing, context: Context) -> None:
+    """Submit each file that lies complete in the inbox; move aside what cannot become a job."""
+    with context.holding("inbox") as lease:
+        if lease is None:
+            return  # another scan is at work
+        for path, request in inbox.ready(context.settings):
+            _submit_file(path, request=request, context=context)
+
+
+def _submit_file(path: Path, *, request: TrainingSubmission, context: Context) -> None:
+    try:
+        submit(request, context)
+    except (RegistryUnavailable, OSError):
+        raise  # not the file's fault: it stays for the next scan
+    except TandemError as error:
+        inbox.refuse(path, settings=context.settings, reason=str(error))
+        return
+    inbox.done(path)
+
+
+def _announce(context: Context) -> None:
+    with context.registry.transaction() as tx:
+        messages = owed(tx, settings=context.settings)
+    context.ring(messages)

@@ -1,0 +1,80 @@
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite
+from registry.records import Dataset, Event, TrainingJob
+from registry.states import JobState
+from registry.store import Registry
+from registry.testing import START, make_dataset, make_job
+
+
+def test_a_record_comes_back_as_it_went_in(registry: Registry) -> None:
+    job = make_job(hyperparameters={"learning_rate": 0.1, "list": [1, None]})
+    with registry.transaction() as tx:
+        tx.add(make_dataset(), actor="me")
+        tx.add(job, actor="me")
+    with registry.reading() as tx:
+        assert tx.get(TrainingJob, job.id) == job
+        assert tx.get(Dataset, "ds-1") == make_dataset()
+
+
+def test_an_unknown_id_is_named(registry: Registry) -> None:
+    with registry.reading() as tx, pytest.raises(NotFound, match="no TrainingJob 'job-x'"):
+        tx.get(TrainingJob, "job-x")
+
+
+def test_every_change_of_state_leaves_an_event_with_who_when_and_why(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        tx.add(make_dataset(), actor="me")
+        tx.add(make_job(), actor="me", reason="a file")
+        tx.transition(make_job(), to=JobState.QUEUED, actor="control", reason="checked", queued_at=tx.now)
+    with registry.reading() as tx:
+        first, second = sorted(tx.find(Event, subject_id="job-aaaaaa"), key=lambda event: event.id or 0)
+    assert (first.before, first.after, first.actor, first.reason) == (None, "submitted", "me", "a file")
+    assert (second.before, second.after, second.actor, second.at) == ("submitted", "queued", "control", START)
+
+
+def test_a_transition_from_a_state_that_has_passed_is_stale(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        tx.add(make_dataset(), actor="me")
+        tx.add(make_job(), actor="me")
+        seen = tx.get(TrainingJob, "job-aaaaaa")
+        tx.transition(seen, to=JobState.CANCELLED, actor="me")
+        with pytest.raises(StaleWrite, match="moved on"):
+            tx.transition(seen, to=JobState.QUEUED, actor="me")
+
+
+def test_a_step_that_the_table_lacks_is_refused(registry: Registry) -> None:
+    with registry.transaction() as tx, pytest.raises(IllegalTransition, match="submitted to succeeded"):
+        tx.transition(make_job(), to=JobState.SUCCEEDED, actor="me")
+
+
+def test_adding_an_id_twice_is_stale_and_keeps_the_first(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        tx.add(make_dataset(), actor="me")
+        with pytest.raises(StaleWrite):
+            tx.add(make_dataset(name="other"), actor="me")
+    with registry.reading() as tx:
+        assert tx.get(Dataset, "ds-1").name == "words"
+
+
+def test_an_error_undoes_the_whole_transaction(registry: Registry) -> None:
+    with pytest.raises(RuntimeError), registry.transaction() as tx:
+        tx.add(make_dataset(), actor="me")
+        raise RuntimeError
+    with registry.reading() as tx:
+        assert tx.find(Dataset) == []
+        assert tx.find(Event) == []
+
+
+def test_a_naive_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="timezone"):
+        make_dataset(created_at=datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+def test_a_registry_that_cannot_be_opened_says_so_without_its_password(tmp_path: Path) -> None:
+    missing = Registry(f"sqlite:///{tmp_path}/no/such/directory/tandem.db")
+    with pytest.raises(RegistryUnavailable, match="cannot be used"), missing.reading():
+        pass

@@ -1,0 +1,63 @@
+"""The Celery application: `celery -A workers.app ...`.
+
+Settings are read when Celery first needs them, not at import. Every message is checked against its
+contract before it is sent, so that `celery call` refuses a misspelt task or argument at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from celery import Celery
+from celery.loaders.app import AppLoader
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from config.errors import SettingsError
+from config.settings import load_settings
+from workers.celery_settings import celery_settings
+from workers.contracts import TASKS, parse_request
+from workers.errors import BrokerUnavailable
+
+
+class SettingsLoader(AppLoader):
+    """Gives Celery its configuration from tandem's settings."""
+
+    def read_configuration(self, *_args: Any, **_options: Any) -> dict[str, Any]:
+        """Read the settings; a wrong one ends the command with one sentence."""
+        try:
+            return celery_settings(load_settings())
+        except SettingsError as error:
+            raise click.UsageError(str(error)) from None
+
+
+class TandemCelery(Celery):
+    """Celery that checks a request before it sends it, and says plainly that Redis is away."""
+
+    def send_task(self, name: str, *args: Any, **options: Any) -> Any:
+        """Check the arguments against the contract, then publish."""
+        kwargs = options.get("kwargs") or (args[1] if len(args) > 1 else None) or {}
+        parse_request(name, fields=kwargs)
+        options.setdefault("ignore_result", not TASKS[name].has_result)
+        try:
+            return super().send_task(name, *args, **options)
+        except (OperationalError, RedisError, ConnectionError) as error:
+            raise broker_unavailable(self, error=error) from None
+
+
+def broker_unavailable(application: Celery, *, error: Exception) -> BrokerUnavailable:
+    """The sentence for a Redis that does not answer; its address without the password."""
+    address = application.connection_for_write().as_uri()
+    if any(word in str(error).lower() for word in ("auth", "password", "noperm")):
+        return BrokerUnavailable(
+            f"Redis at {address} refuses the password.",
+            remedy="Check TANDEM_REDIS__URL, or the password in TANDEM_HOME/secrets/redis_password.",
+        )
+    return BrokerUnavailable(
+        f"Redis at {address} does not answer ({error}).",
+        remedy="Start the stack with `tandem up`, or set TANDEM_REDIS__URL.",
+    )
+
+
+app = TandemCelery("tandem", loader=SettingsLoader)

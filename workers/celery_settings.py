@@ -1,0 +1,101 @@
+"""Every Celery setting that is not a default, each with its reason."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from kombu import Queue
+
+from config.settings import Settings
+from workers.contracts import QUEUES, TASKS
+
+TASK_MODULES = (
+    "tasks.training",
+    "tasks.checkpoints",
+    "tasks.evaluation",
+    "tasks.regression",
+    "tasks.ranking",
+    "tasks.deployment",
+    "tasks.safety",
+)
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """The configuration of the Celery application."""
+    return {
+        "broker_url": settings.redis_url,
+        "result_backend": settings.redis_url,
+        "include": TASK_MODULES,
+        # JSON only: a message can never run code.
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "timezone": "UTC",
+        "task_queues": [Queue(name) for name in QUEUES],
+        "task_default_queue": "control",
+        "task_routes": {name: {"queue": str(contract.queue)} for name, contract in TASKS.items()},
+        # A typing error in a queue's name must not make a queue that nobody consumes.
+        "task_create_missing_queues": False,
+        **_delivery(),
+        **_connections(),
+        "beat_schedule": beat_schedule(settings),
+        # The schedule is this table; nothing is kept that a restart could find out of date.
+        "beat_schedule_filename": str(settings.paths.run / "beat-schedule"),
+        "worker_send_task_events": True,  # Flower shows what runs
+        "task_send_sent_event": True,
+        "worker_hijack_root_logger": True,
+        "worker_redirect_stdouts": False,
+    }
+
+
+def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The loops. A message that was not taken before the next tick expires: ticks never pile up."""
+    every = settings.schedule
+    ticks = {
+        "safety.sweep": every.sweep_seconds,
+        "inbox.scan": every.inbox_seconds,
+        "ranking.update": every.ranking_seconds,
+        "deployment.sync_best": every.deployment_seconds,
+    }
+    return {
+        name: {"task": name, "schedule": timedelta(seconds=seconds), "options": {"expires": seconds}}
+        for name, seconds in ticks.items()
+    }
+
+
+def _delivery() -> dict[str, Any]:
+    return {
+        # A worker takes a message only when a process is free, so that a message waiting in a worker's
+        # memory never overtakes one of higher priority.
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "task_acks_late": True,
+        # A message that killed its worker is not tried for ever: the registry asks again, a few times.
+        "task_reject_on_worker_lost": False,
+        "task_acks_on_failure_or_timeout": True,
+        # Results are for a caller who waits, not for history: that is in the registry.
+        "result_expires": timedelta(hours=24),
+        "result_backend_always_retry": True,
+        "result_backend_max_retries": 10,
+    }
+
+
+def _connections() -> dict[str, Any]:
+    return {
+        "broker_transport_options": {
+            "queue_order_strategy": "priority",  # high, then normal, then low: the order of -Q
+            # Longer than any task but training, which is acknowledged on receipt.
+            "visibility_timeout": 3600,
+            "socket_keepalive": True,
+            "socket_connect_timeout": 5,
+            "health_check_interval": 10,
+        },
+        "redis_socket_connect_timeout": 5,
+        "redis_backend_health_check_interval": 10,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # Redis may be away for hours; no worker gives up
+        # Redis going away must not kill a training run: its truth is in the registry.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.3},
+    }

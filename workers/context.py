@@ -1,0 +1,105 @@
+"""What a task works with: settings, registry, clock, and a way to send messages. Made once a process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+from celery import Celery
+
+from config.settings import Settings, load_settings
+from registry import leases
+from registry.records import Lease, Record
+from registry.store import Registry
+from workers.app import app
+from workers.errors import BrokerUnavailable
+
+log = logging.getLogger(__name__)
+
+DELIVERY_WAITS_SECONDS = (1, 2, 5, 10, 20, *([30] * 118))
+
+
+@dataclass(frozen=True)
+class Message:
+    """A task to send: its name, its request, and a queue where it is not the usual one."""
+
+    task: str
+    request: Record
+    queue: str | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """Passed to every task function."""
+
+    settings: Settings
+    registry: Registry
+    celery: Celery
+
+    @property
+    def actor(self) -> str:
+        """Who writes: host and process, for the event log."""
+        return f"{socket.gethostname()}:{os.getpid()}"
+
+    def send(self, message: Message) -> str:
+        """Publish, and return the message's id; `BrokerUnavailable` where Redis is away."""
+        options = {} if message.queue is None else {"queue": message.queue}
+        kwargs = message.request.model_dump(mode="json")
+        sent = self.celery.send_task(message.task, kwargs=kwargs, **options)
+        return str(sent.id)
+
+    def ring(self, messages: Iterable[Message]) -> None:
+        """Publish what the registry says is owed. A lost bell is no error: the sweep rings again."""
+        for message in messages:
+            try:
+                self.send(message)
+            except BrokerUnavailable as error:
+                log.warning("%s was not sent; the sweep will send it: %s", message.task, error)
+                return
+
+
+    def deliver(self, message: Message, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Publish an answer that cost work: keep trying while Redis is away, for an hour at most."""
+        for wait_seconds in DELIVERY_WAITS_SECONDS:
+            try:
+                self.send(message)
+            except BrokerUnavailable as error:
+                log.warning("%s waits %s s for Redis: %s", message.task, wait_seconds, error)
+                sleep(wait_seconds)
+            else:
+                return
+        self.send(message)
+
+    @contextmanager
+    def holding(self, resource: str) -> Iterator[Lease | None]:
+        """A lease for short work of which there must be one at a time; None where another has it."""
+        seconds = self.settings.training.lease_seconds
+        with self.registry.transaction() as tx:
+            lease = leases.acquire(tx, resource=resource, holder=self.actor, seconds=seconds)
+        try:
+            yield lease
+        finally:
+            if lease is not None:
+                with self.registry.transaction() as tx:
+                    leases.release(tx, lease)
+
+
+def open_context(settings: Settings) -> Context:
+    """A context on these settings; nothing is opened until it is used."""
+    return Context(settings=settings, registry=Registry(settings.database_url), celery=app)
+
+
+def current_context() -> Context:
+    """This process's context. A forked child gets its own: a database handle must not cross a fork."""
+    return _context_of(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _context_of(_process_id: int) -> Context:
+    return open_context(load_settings())

@@ -1,0 +1,100 @@
+"""The public tasks: name, request, queue. One table for the sender, the receiver and the router."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from registry.messages import (
+    CheckpointImport,
+    DeploymentRequest,
+    EvaluationAnswer,
+    EvaluationRequest,
+    JobBell,
+    Nothing,
+    RankingRequest,
+    RegressionRequest,
+    RollbackRequest,
+    SuiteBuild,
+    TrainingSubmission,
+)
+from registry.records import Record, Verdict
+from registry.states import Priority
+from workers.errors import RequestError
+
+CONTROL = "control"
+EVALUATION = "evaluation"
+INTELLIGENCE = "intelligence"
+TRAINING_QUEUES = tuple(str(priority) for priority in Priority)
+QUEUES = (*TRAINING_QUEUES, EVALUATION, INTELLIGENCE, CONTROL)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a task takes, where it runs, and whether a caller may wait for its result."""
+
+    request: type[Record]
+    queue: str
+    has_result: bool = False
+    # The bell of an hours-long job is acknowledged on receipt: the registry, not a redelivery,
+    # brings it back. Short tasks are acknowledged when done.
+    acks_late: bool = True
+
+
+TASKS: dict[str, Contract] = {
+    "training.submit": Contract(TrainingSubmission, CONTROL, has_result=True),
+    "training.run": Contract(JobBell, Priority.NORMAL, acks_late=False),
+    "inbox.scan": Contract(Nothing, CONTROL),
+    "checkpoint.import": Contract(CheckpointImport, CONTROL, has_result=True),
+    "suite.build": Contract(SuiteBuild, CONTROL, has_result=True),
+    "evaluation.run": Contract(EvaluationRequest, EVALUATION),
+    "evaluation.record": Contract(EvaluationAnswer, CONTROL),
+    "regression.check": Contract(RegressionRequest, EVALUATION),
+    "regression.record": Contract(Verdict, CONTROL),
+    "ranking.update": Contract(RankingRequest, CONTROL, has_result=True),
+    "deployment.sync_best": Contract(DeploymentRequest, CONTROL, has_result=True),
+    "deployment.rollback": Contract(RollbackRequest, CONTROL, has_result=True),
+    "safety.sweep": Contract(Nothing, CONTROL),
+}
+
+
+def contract_of(name: str) -> Contract:
+    """The task's contract; `RequestError` with the nearest name where there is none."""
+    if name in TASKS:
+        return TASKS[name]
+    close = difflib.get_close_matches(name, TASKS, n=1)
+    remedy = f"Did you mean {close[0]}?" if close else "Tasks are: " + ", ".join(TASKS) + "."
+    raise RequestError(f"There is no task {name!r}.", remedy=remedy)
+
+
+def parse_request(name: str, *, fields: Mapping[str, Any]) -> Record:
+    """The request that these keyword arguments make; `RequestError` names field, value and remedy."""
+    model = contract_of(name).request
+    try:
+        return model.model_validate(dict(fields))
+    except ValidationError as error:
+        raise RequestError(
+            f"{name}: {_first_problem(error)}", remedy=f"It takes: {_describe(model)}."
+        ) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "arguments"
+    if problem["type"] == "missing":
+        return f"{field} is missing."
+    if problem["type"] == "extra_forbidden":
+        return f"{field} is not a field of it."
+    return f"{field}={str(problem.get('input'))[:80]!r}: {problem['msg']}."
+
+
+def _describe(model: type[Record]) -> str:
+    if not model.model_fields:
+        return "no arguments"
+    return ", ".join(
+        name if field.is_required() else f"[{name}]" for name, field in model.model_fields.items()
+    )

@@ -1,0 +1,44 @@
+"""What can go wrong between a request and the work.
+
+TandemError
+└── WorkerError
+    ├── RequestError        a task's arguments are not what its contract says
+    ├── BrokerUnavailable   Redis cannot be reached, or refuses the password
+    ├── NoAnswer            nothing answered in time; the request is still in the queue
+    ├── StackError          the embedded stack cannot start or stop
+    └── TaskFailed          a task ended with an error; the message is the task's own
+"""
+
+from __future__ import annotations
+
+import click
+
+from registry.errors import TandemError
+
+
+class WorkerError(TandemError, click.ClickException):
+    """Root of this room. Also a click error, so that `celery call` prints it without a traceback."""
+
+    exit_code = 1
+
+
+class RequestError(WorkerError):
+    """A task's arguments are not what its contract says."""
+
+    exit_code = 2
+
+
+class BrokerUnavailable(WorkerError):
+    """Redis cannot be reached, or refuses the password."""
+
+
+class NoAnswer(WorkerError):
+    """Nothing answered in time."""
+
+
+class StackError(WorkerError):
+    """The embedded stack cannot start or stop."""
+
+
+class TaskFailed(WorkerError):
+    """A task ended with an error."""

@@ -1,0 +1,84 @@
+"""Registers what a person brings: a model directory as candidate or base, a file as validation suite."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from config.settings import Settings
+from registry import lineage
+from registry.ids import new_id
+from registry.manifests import Manifest
+from registry.messages import CheckpointImport, SuiteBuild
+from registry.records import Checkpoint, Dataset, Suite
+from registry.states import CheckpointState
+from registry.store import Registry, Transaction
+from workers import intake
+
+
+def import_model(request: CheckpointImport, *, settings: Settings, registry: Registry) -> Checkpoint:
+    """Copy and verify, then register. A base model that is registered already is given back."""
+    source = intake.locate(request.path, settings=settings)
+    record_id = new_id("base" if request.origin == "base" else "ckpt")
+    with registry.reading() as tx:
+        parent_id = _parent_id(tx, request=request)
+    now = registry.clock()
+    into = settings.paths.base_model if request.origin == "base" else settings.paths.checkpoints / "imported"
+    manifest = intake.take_model(
+        source, into=into / record_id, manifest_fields={"parent_checkpoint_id": parent_id}, now=now
+    )
+    record = _record(
+        request, record_id=record_id, path=into / record_id, manifest=manifest, parent_id=parent_id, now=now
+    )
+    with registry.transaction() as tx:
+        known = tx.find(Checkpoint, weights_sha256=manifest.weights_sha256, origin="base")
+        if request.origin == "base" and known:
+            return known[0]
+        tx.add(record, actor="control", reason=request.note or f"{request.origin} from {source}")
+    return record
+
+
+def import_suite(request: SuiteBuild, *, settings: Settings, registry: Registry) -> Suite:
+    """Check a suite and make it the active one; `DatasetError` where training data overlaps it."""
+    source = intake.locate(request.path, settings=settings)
+    suite = intake.take_suite(source, name=request.name, settings=settings, now=registry.clock())
+    with registry.reading() as tx:
+        datasets = tx.find(Dataset)
+    for dataset in datasets:
+        intake.refuse_overlap(dataset, suite=suite)
+    with registry.transaction() as tx:
+        for other in tx.find(Suite, is_active=True):
+            tx.update(other, is_active=False)
+        known = tx.seek(Suite, suite.id)
+        if known is not None:
+            return tx.update(known, is_active=True)
+        tx.add(suite, actor="control", reason=f"{suite.num_rows} rows")
+    return suite
+
+
+def _parent_id(tx: Transaction, *, request: CheckpointImport) -> str | None:
+    """A base model has no parent; an imported one descends from the base unless its request says more."""
+    if request.origin == "base":
+        return None
+    return lineage.parent_for(tx, wish=request.parent_checkpoint_id or "base").id
+
+
+def _record(
+    request: CheckpointImport,
+    *,
+    record_id: str,
+    path: Path,
+    manifest: Manifest,
+    parent_id: str | None,
+    now: datetime,
+) -> Checkpoint:
+    return Checkpoint(
+        id=record_id,
+        state=CheckpointState.COMPLETE,
+        origin=request.origin,
+        parent_checkpoint_id=parent_id,
+        path=str(path),
+        weights_sha256=manifest.weights_sha256,
+        note=request.note,
+        created_at=now,
+    )

@@ -1,0 +1,60 @@
+"""The inbox: a file dropped there becomes a job; one that cannot is moved aside with its reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from config.settings import Settings
+from registry.files import write_json
+from registry.messages import TrainingSubmission
+from registry.states import Priority
+
+SUFFIX = ".jsonl"
+
+
+def ready(settings: Settings, *, now_seconds: float | None = None) -> Iterator[tuple[Path, TrainingSubmission]]:
+    """Files that nobody has written to for a while, high first, each with its request.
+
+    `inbox/high`, `inbox/normal` and `inbox/low` set the priority; the inbox itself means normal.
+    """
+    now_seconds = time.time() if now_seconds is None else now_seconds
+    inbox = settings.paths.inbox
+    places = [(inbox / "high", Priority.HIGH), (inbox / "normal", Priority.NORMAL), (inbox, Priority.NORMAL)]
+    for directory, priority in [*places, (inbox / "low", Priority.LOW)]:
+        for path in _complete_files(directory, settings=settings, now_seconds=now_seconds):
+            yield path, TrainingSubmission(dataset=str(path), priority=priority, submitted_by="inbox")
+
+
+def done(path: Path) -> None:
+    """Take a submitted file out of the inbox; its copy is in the dataset store."""
+    path.unlink(missing_ok=True)
+
+
+def refuse(path: Path, *, settings: Settings, reason: str) -> Path:
+    """Move a file that cannot become a job to `queue/failed`, its reason beside it."""
+    target = settings.paths.refused / path.name
+    number = 1
+    while target.exists():
+        target = settings.paths.refused / f"{path.stem}.{number}{path.suffix}"
+        number += 1
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_json(target.with_name(f"{target.name}.reason.json"), value={"file": path.name, "reason": reason})
+    path.rename(target)
+    return target
+
+
+def _complete_files(directory: Path, *, settings: Settings, now_seconds: float) -> list[Path]:
+    if not directory.is_dir():
+        return []
+    settled = now_seconds - settings.schedule.inbox_settle_seconds
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.suffix == SUFFIX
+        and not path.name.startswith(".")
+        and path.is_file()
+        and not path.is_symlink()
+        and path.stat().st_mtime <= settled
+    )

@@ -1,0 +1,182 @@
+"""Takes in what comes from outside: datasets, suites, model directories. Checked whole, then copied.
+
+Everything is named by its content and lies below TANDEM_HOME from then on, so that a file that a user moves
+or edits later changes no job.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from config.settings import Settings
+from registry.errors import DatasetError, ManifestError
+from registry.files import sha256_file, sync_directory, sync_tree
+from registry.manifests import Manifest, list_files, weights_sha256, write_manifest
+from registry.records import Dataset, Suite
+from registry.rows import ChatRow, read_rows
+
+MODEL_SUFFIXES = {".json", ".safetensors", ".txt", ".jinja", ".model"}
+PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+
+
+def locate(name: str, *, settings: Settings) -> Path:
+    """The file or directory that a request names; `DatasetError` outside the allowed roots.
+
+    A relative name is looked up in the inbox, then in the directory in which the worker runs.
+    """
+    home = settings.home
+    roots = [home, Path.cwd().resolve(), *(root.expanduser().resolve() for root in settings.allowed_roots)]
+    given = Path(name).expanduser()
+    tried = [given] if given.is_absolute() else [settings.paths.inbox / given, Path.cwd() / given]
+    resolved = [path.resolve() for path in tried]
+    inside = [path for path in resolved if any(path.is_relative_to(root) for root in roots)]
+    if not inside:
+        raise DatasetError(
+            f"{name} lies outside the allowed roots ({', '.join(map(str, roots))}).",
+            remedy=f"Copy it to {settings.paths.inbox}, or name its directory in TANDEM_ALLOWED_ROOTS.",
+        )
+    found = [path for path in inside if path.exists()]
+    if not found:
+        looked = " and ".join(map(str, inside))
+        raise DatasetError(f"{name} does not exist (looked at {looked}).", remedy="Check the path.")
+    return found[0]
+
+
+def take_dataset(path: Path, *, settings: Settings, now: datetime) -> Dataset:
+    """Check every row of a file and copy it into the dataset store, named by its content."""
+    copy, digest, num_rows = _take_rows(path, store=settings.paths.datasets)
+    return Dataset(
+        id=f"ds-{digest[:12]}",
+        name=path.stem,
+        content_sha256=digest,
+        path=str(copy),
+        num_rows=num_rows,
+        num_bytes=copy.stat().st_size,
+        created_at=now,
+    )
+
+
+def take_suite(path: Path, *, name: str, settings: Settings, now: datetime) -> Suite:
+    """Check a suite: every row has an answer, and no row stands in it twice."""
+    copy, digest, num_rows = _take_rows(path, store=settings.paths.suites)
+    rows = list(read_rows(copy))
+    _refuse_repeated(rows, name=path.name)
+    return Suite(
+        id=f"suite-{digest[:12]}",
+        name=name,
+        content_sha256=digest,
+        path=str(copy),
+        num_rows=num_rows,
+        num_by_difficulty=dict(Counter(row.difficulty for row in rows)),
+        is_active=True,
+        created_at=now,
+    )
+
+
+def refuse_overlap(dataset: Dataset, *, suite: Suite) -> None:
+    """`DatasetError` where a training row asks what the suite asks: its accuracy would be a lie."""
+    asked = {_question(row) for row in read_rows(Path(suite.path))}
+    for number, row in enumerate(read_rows(Path(dataset.path)), start=1):
+        if _question(row) in asked:
+            raise DatasetError(
+                f"{dataset.name}, row {number} is also in the validation suite {suite.id}: {row.prompt[-1].content[:80]!r}.",
+                remedy="Remove it from the training data; `tandem data validate FILE` names every such row.",
+            )
+
+
+def overlapping_rows(rows: Iterable[ChatRow], *, suite: Suite) -> list[int]:
+    """Numbers (from 1) of the rows that the suite asks too."""
+    asked = {_question(row) for row in read_rows(Path(suite.path))}
+    return [number for number, row in enumerate(rows, start=1) if _question(row) in asked]
+
+
+def take_model(source: Path, *, into: Path, manifest_fields: dict[str, object], now: datetime) -> Manifest:
+    """Copy a model directory to `into`, with a manifest; `ManifestError` where it is not one."""
+    check_model_directory(source)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}."))
+    try:
+        for path in sorted(source.iterdir()):
+            if path.suffix in MODEL_SUFFIXES and path.name != "manifest.json" and path.is_file():
+                shutil.copyfile(path, temporary / path.name)
+        manifest = _manifest(temporary, fields=manifest_fields, now=now)
+        write_manifest(temporary, manifest=manifest)
+        temporary.chmod(0o755)
+        temporary.rename(into)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_directory(into.parent)
+    return manifest
+
+
+def check_model_directory(source: Path) -> None:
+    """`ManifestError` unless the directory has a configuration, safetensors weights and a tokenizer."""
+    if not source.is_dir():
+        raise ManifestError(f"{source} is not a directory.", remedy="Name a Hugging Face model directory.")
+    names = {path.name for path in source.iterdir()}
+    missing = [name for name in ("config.json", "tokenizer_config.json") if name not in names]
+    if not any(name.endswith(".safetensors") for name in names):
+        missing.append("*.safetensors")
+    if not missing:
+        return
+    pickles = sorted(name for name in names if Path(name).suffix in PICKLE_SUFFIXES)
+    hint = f" Pickled weights ({pickles[0]}) are never loaded." if pickles else ""
+    raise ManifestError(
+        f"{source} is not a model directory: {', '.join(missing)} missing.{hint}",
+        remedy="Save model and tokenizer there with save_pretrained().",
+    )
+
+
+def _take_rows(path: Path, *, store: Path) -> tuple[Path, str, int]:
+    """Copy first and check the copy, so that what was checked is what is kept."""
+    if not path.exists() or not stat.S_ISREG(path.stat().st_mode):
+        raise DatasetError(f"{path} is not a file.", remedy="Name a JSONL file.")
+    store.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store, prefix=".taking.") as directory:
+        copy = Path(directory) / path.name
+        try:
+            shutil.copyfile(path, copy)
+        except OSError as error:
+            raise DatasetError(f"{path} cannot be copied to {store}: {error.strerror}.") from None
+        num_rows = sum(1 for _ in read_rows(copy))
+        digest = sha256_file(copy)
+        kept = store / f"{digest}.jsonl"
+        sync_tree(Path(directory))
+        copy.rename(kept)
+    sync_directory(store)
+    return kept, digest, num_rows
+
+
+def _refuse_repeated(rows: Sequence[ChatRow], *, name: str) -> None:
+    counts = Counter(_question(row) for row in rows)
+    for number, row in enumerate(rows, start=1):
+        if counts[_question(row)] > 1:
+            raise DatasetError(
+                f"{name}, row {number} stands in the suite {counts[_question(row)]} times.",
+                remedy="Keep one of them: a repeated question counts more than the others.",
+            )
+
+
+def _question(row: ChatRow) -> tuple[tuple[str, str], ...]:
+    return tuple((message.role, message.content.strip()) for message in row.prompt)
+
+
+def _manifest(directory: Path, *, fields: dict[str, object], now: datetime) -> Manifest:
+    files = list_files(directory)
+    return Manifest.model_validate(
+        {
+            "files": files,
+            "weights_sha256": weights_sha256(files),
+            "code_version": version("tandem"),
+            "created_at": now,
+            **fields,
+        }
+    )

@@ -1,0 +1,47 @@
+"""Writes the job file that the trainer reads: every path, every hyperparameter, nothing implied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from config.settings import Settings
+from registry.files import write_json
+from registry.records import Checkpoint, Dataset, TrainingJob
+from trainer.config.job import (
+    DataConfig,
+    EnvironmentConfig,
+    JobConfig,
+    ModelConfig,
+    MonitoringConfig,
+    OutputConfig,
+    check_hyperparameters,
+)
+
+
+def write_job_file(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings) -> Path:
+    """Write `run/jobs/<job>.json` and return its path."""
+    path = settings.paths.run / "jobs" / f"{job.id}.json"
+    config = job_config(job, dataset=dataset, parent=parent, settings=settings)
+    write_json(path, value=config.model_dump(mode="json"))
+    return path
+
+
+def job_config(
+    job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings
+) -> JobConfig:
+    """A job's hyperparameters over the defaults of the settings, over the defaults of the trainer."""
+    training = settings.training
+    return JobConfig(
+        job_id=job.id,
+        parent_checkpoint_id=parent.id,
+        hyperparameters=check_hyperparameters({**training.hyperparameters, **job.hyperparameters}),
+        model=ModelConfig(path=parent.path, max_length=training.max_length),
+        data=DataConfig(path=dataset.path, dataset_id=dataset.id),
+        output=OutputConfig(
+            checkpoints_dir=str(settings.paths.checkpoints / job.id),
+            num_checkpoints=training.num_checkpoints,
+        ),
+        environment=EnvironmentConfig(device=training.device, num_threads=training.num_threads),
+        monitoring=MonitoringConfig(report_every_seconds=training.report_every_seconds),
+        resume=True,
+    )

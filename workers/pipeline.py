@@ -1,0 +1,259 @@
+"""What the registry says is owed: evaluations, verdicts, a ranking, a deployment, bells.
+
+Every step of the pipeline is found here by looking at the rows, never by remembering a message. A task
+that recorded something asks `owed` for what follows; the sweep asks the same every 30 seconds. So a lost
+message is sent again the way it was sent first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from config.settings import Settings
+from intelligence.regression import choose_baseline
+from registry import asks, judgements, lineage, queue
+from registry.ids import id_of
+from registry.messages import (
+    ArtifactReference,
+    DeploymentRequest,
+    EvaluationRequest,
+    Evidence,
+    JobBell,
+    RankingRequest,
+    RegressionRequest,
+)
+from registry.records import (
+    Checkpoint,
+    Deployment,
+    Evaluation,
+    GenerationSettings,
+    Suite,
+    Verdict,
+)
+from registry.states import CheckpointState, DeploymentState, EvaluationState, Outcome, Priority
+from registry.store import Transaction
+from workers.context import Message
+
+ACTOR = "control"
+JUDGED_STATES = (CheckpointState.COMPLETE, CheckpointState.CANDIDATE, CheckpointState.ACCEPTED)
+RANKING_RETRY_SECONDS = 60.0
+DEPLOYMENT_RETRY_SECONDS = 600.0
+
+
+def owed(tx: Transaction, *, settings: Settings) -> list[Message]:
+    """The messages that move every checkpoint one step on; notes in the registry that they were sent."""
+    suite = lineage.active_suite(tx)
+    if suite is None:
+        return []
+    return [
+        *_evaluations(tx, suite=suite, settings=settings),
+        *_verdicts(tx, suite=suite, settings=settings),
+        *_ranking(tx, suite=suite),
+        *_deployment(tx, suite=suite),
+    ]
+
+
+def bells(tx: Transaction, *, num_messages: Mapping[str, int]) -> list[Message]:
+    """One bell for each waiting job whose queue holds fewer messages than jobs."""
+    missing: list[Message] = []
+    for priority in Priority:
+        jobs = queue.waiting(tx, queues=(priority,))
+        missing += [bell(job.id, priority=priority) for job in jobs[num_messages.get(priority, 0) :]]
+    return missing
+
+
+def bell(job_id: str, *, priority: Priority) -> Message:
+    """The message that says: a job waits."""
+    return Message("training.run", JobBell(job_id=job_id), queue=str(priority))
+
+
+def generation_settings(settings: Settings) -> GenerationSettings:
+    """How answers are generated for evaluation: greedy, so that the same weights answer the same."""
+    return GenerationSettings(max_new_tokens=settings.evaluation.max_new_tokens)
+
+
+def _evaluations(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[Message]:
+    for checkpoint in tx.find(Checkpoint, state=JUDGED_STATES):
+        evaluation = _evaluation_row(tx, checkpoint=checkpoint, suite=suite, settings=settings)
+        if evaluation.state is not EvaluationState.REQUESTED:
+            continue
+        retry = settings.evaluation.retry_after_seconds
+        if not asks.is_due(tx, kind="evaluation", subject_id=evaluation.id, retry_after_seconds=retry):
+            continue
+        if asks.num_asked(tx, kind="evaluation", subject_id=evaluation.id) >= settings.evaluation.max_asks:
+            problem = f"asked {settings.evaluation.max_asks} times, never answered"
+            judgements.fail_evaluation(tx, evaluation, problem=problem, host="", actor=ACTOR)
+            continue
+        asks.put(tx, kind="evaluation", subject_id=evaluation.id)
+        yield Message("evaluation.run", _evaluation_request(evaluation, checkpoint, suite, settings))
+
+
+def _evaluation_row(
+    tx: Transaction, *, checkpoint: Checkpoint, suite: Suite, settings: Settings
+) -> Evaluation:
+    how = generation_settings(settings)
+    evaluation_id = id_of("eval", checkpoint.id, suite.id, how.model_dump_json())
+    evaluation = tx.seek(Evaluation, evaluation_id)
+    if evaluation is not None:
+        return evaluation
+    evaluation = Evaluation(
+        id=evaluation_id,
+        checkpoint_id=checkpoint.id,
+        suite_id=suite.id,
+        state=EvaluationState.REQUESTED,
+        settings=how,
+        requested_at=tx.now,
+    )
+    tx.add(evaluation, actor=ACTOR, reason=f"{checkpoint.id} on {suite.name}")
+    if checkpoint.state is CheckpointState.COMPLETE:
+        tx.transition(checkpoint, to=CheckpointState.CANDIDATE, actor=ACTOR, reason="evaluation asked for")
+    return evaluation
+
+
+def _evaluation_request(
+    evaluation: Evaluation, checkpoint: Checkpoint, suite: Suite, settings: Settings
+) -> EvaluationRequest:
+    return EvaluationRequest(
+        evaluation_id=evaluation.id,
+        checkpoint_id=checkpoint.id,
+        model=ArtifactReference(path=checkpoint.path, sha256=checkpoint.weights_sha256),
+        suite_id=suite.id,
+        suite=ArtifactReference(path=suite.path, sha256=suite.content_sha256),
+        settings=evaluation.settings,
+        device=settings.evaluation.device,
+        num_threads=settings.evaluation.num_threads,
+    )
+
+
+def _verdicts(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[Message]:
+    for checkpoint in tx.find(Checkpoint, state=CheckpointState.CANDIDATE):
+        verdict_id = id_of("verdict", checkpoint.id, suite.id)
+        if tx.seek(Verdict, verdict_id) is not None:
+            continue
+        failed = _failed_evaluation(tx, checkpoint=checkpoint, suite=suite)
+        if failed is not None:
+            _say_unknown(tx, verdict_id=verdict_id, evaluation=failed)
+            continue
+        evaluation = lineage.answered_evaluation(tx, checkpoint_id=checkpoint.id, suite_id=suite.id)
+        if evaluation is None:
+            continue
+        if checkpoint.origin == "base":
+            _accept_first_anchor(tx, checkpoint=checkpoint, evaluation=evaluation)
+            continue
+        yield from _check(tx, checkpoint=checkpoint, evaluation=evaluation, suite=suite, settings=settings)
+
+
+def _check(
+    tx: Transaction, *, checkpoint: Checkpoint, evaluation: Evaluation, suite: Suite, settings: Settings
+) -> Iterator[Message]:
+    anchor = _anchor(tx, suite=suite)
+    if anchor is None:  # the base model's own evaluation is on its way
+        return
+    retry = settings.evaluation.retry_after_seconds
+    if not asks.is_due(tx, kind="verdict", subject_id=evaluation.id, retry_after_seconds=retry):
+        return
+    asks.put(tx, kind="verdict", subject_id=evaluation.id)
+    request = RegressionRequest(
+        verdict_id=id_of("verdict", checkpoint.id, suite.id),
+        candidate=_evidence(tx, evaluation=evaluation),
+        baseline=_evidence(tx, evaluation=anchor),
+        limits=settings.regression,
+    )
+    yield Message("regression.check", request)
+
+
+def _anchor(tx: Transaction, *, suite: Suite) -> Evaluation | None:
+    """The anchored baseline's evaluation on this suite: served, else best ranked, else base."""
+    served, base = lineage.active_deployment(tx), lineage.base_checkpoint(tx)
+    ranking = lineage.newest_ranking(tx, suite_id=suite.id)
+    order = choose_baseline(
+        served_checkpoint_id=served.checkpoint_id if served else None,
+        ranking=ranking,
+        base_checkpoint_id=base.id if base else None,
+    )
+    for checkpoint_id in order:
+        found = lineage.answered_evaluation(tx, checkpoint_id=checkpoint_id, suite_id=suite.id)
+        if found is not None:
+            return found
+    return None
+
+
+def _evidence(tx: Transaction, *, evaluation: Evaluation) -> Evidence:
+    return Evidence(
+        checkpoint_id=evaluation.checkpoint_id,
+        evaluation_id=evaluation.id,
+        suite_id=evaluation.suite_id,
+        examples=judgements.examples_of(tx, evaluation_id=evaluation.id),
+    )
+
+
+def _failed_evaluation(tx: Transaction, *, checkpoint: Checkpoint, suite: Suite) -> Evaluation | None:
+    failed = tx.find(
+        Evaluation, checkpoint_id=checkpoint.id, suite_id=suite.id, state=EvaluationState.FAILED, limit=1
+    )
+    return failed[0] if failed else None
+
+
+def _say_unknown(tx: Transaction, *, verdict_id: str, evaluation: Evaluation) -> None:
+    verdict = Verdict(
+        id=verdict_id,
+        checkpoint_id=evaluation.checkpoint_id,
+        suite_id=evaluation.suite_id,
+        evaluation_id=evaluation.id,
+        baseline_checkpoint_id=None,
+        baseline_evaluation_id=None,
+        outcome=Outcome.UNKNOWN,
+        reasons=(f"Its evaluation has no result: {evaluation.problem}",),
+        num_pairs=0,
+        decided_at=tx.now,
+    )
+    judgements.record_verdict(tx, verdict=verdict, actor=ACTOR)
+
+
+def _accept_first_anchor(tx: Transaction, *, checkpoint: Checkpoint, evaluation: Evaluation) -> None:
+    has_loss = evaluation.summary is not None and evaluation.summary.loss is not None
+    if has_loss:
+        reason = "base model: the first anchor"
+        tx.transition(checkpoint, to=CheckpointState.ACCEPTED, actor=ACTOR, reason=reason)
+        return
+    reason = "base model without a finite loss: it cannot be an anchor"
+    tx.transition(checkpoint, to=CheckpointState.QUARANTINED, actor=ACTOR, reason=reason)
+
+
+def _ranking(tx: Transaction, *, suite: Suite) -> Iterator[Message]:
+    accepted = tx.find(Checkpoint, state=CheckpointState.ACCEPTED)
+    ranking = lineage.newest_ranking(tx, suite_id=suite.id)
+    ranked = {entry.checkpoint_id for entry in ranking.entries} if ranking else set()
+    eligible = {
+        checkpoint.id
+        for checkpoint in accepted
+        if lineage.answered_evaluation(tx, checkpoint_id=checkpoint.id, suite_id=suite.id)
+    }
+    num_seen = ranking.num_eligible if ranking else 0
+    if not eligible or (eligible == ranked) or (not ranked and num_seen == len(eligible)):
+        return
+    subject = id_of("ranking", suite.id, *sorted(eligible))
+    if asks.is_due(tx, kind="ranking", subject_id=subject, retry_after_seconds=RANKING_RETRY_SECONDS):
+        asks.put(tx, kind="ranking", subject_id=subject)
+        yield Message("ranking.update", RankingRequest())
+
+
+def _deployment(tx: Transaction, *, suite: Suite) -> Iterator[Message]:
+    ranking = lineage.newest_ranking(tx, suite_id=suite.id)
+    if ranking is None or not ranking.entries:
+        return
+    best, active = ranking.entries[0].checkpoint_id, lineage.active_deployment(tx)
+    if active is not None and active.checkpoint_id == best:
+        return
+    if _is_withdrawn(tx, checkpoint_id=best):
+        return
+    subject = f"{ranking.id}:{best}"
+    if asks.is_due(tx, kind="deployment", subject_id=subject, retry_after_seconds=DEPLOYMENT_RETRY_SECONDS):
+        asks.put(tx, kind="deployment", subject_id=subject)
+        yield Message("deployment.sync_best", DeploymentRequest())
+
+
+def _is_withdrawn(tx: Transaction, *, checkpoint_id: str) -> bool:
+    """A person or a probe took its last release back: only a person brings it forward again."""
+    newest = tx.find(Deployment, checkpoint_id=checkpoint_id, newest_first="generation", limit=1)
+    return bool(newest) and newest[0].state is DeploymentState.ROLLED_BACK

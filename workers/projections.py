@@ -1,0 +1,152 @@
+"""Writes `status/*.json`: what the registry knows, for people and `jq`. Atomic, strict JSON, never read back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from registry import lineage, queue
+from registry.files import write_json
+from registry.records import Deployment, Lease, TrainingJob, Verdict
+from registry.states import JobState, Outcome
+from registry.status_files import (
+    ComparisonLine,
+    LastDeployment,
+    ModelComparisons,
+    RegressionLine,
+    RegressionMonitoring,
+    TrainingState,
+    TrainingStatus,
+)
+from registry.store import Transaction
+
+# Two heartbeats and a half: with a sweep each 30 s, a dead trainer reads `crashed` within 60 s.
+CRASHED_AFTER_SECONDS = 25.0
+STALE_AFTER_SECONDS = 60.0
+MAX_VERDICTS = 200
+
+
+def refresh(tx: Transaction, *, directory: Path) -> None:
+    """Write every status file from the registry."""
+    write_status(directory, name="training_status", status=current_training_status(tx))
+    deployment = last_deployment(tx)
+    if deployment is not None:
+        write_status(directory, name="last_deployment", status=deployment)
+    write_status(directory, name="regression_monitoring", status=regression_monitoring(tx))
+    write_status(directory, name="model_comparisons", status=model_comparisons(tx))
+
+
+def write_status(directory: Path, *, name: str, status: BaseModel) -> None:
+    """Write one status file atomically."""
+    write_json(directory / f"{name}.json", value=status.model_dump(mode="json"))
+
+
+def write_training_status(directory: Path, *, job: TrainingJob, now: datetime) -> None:
+    """Write `training_status.json` for the job at hand, as its runner knows it."""
+    write_status(directory, name="training_status", status=training_status(job, now=now))
+
+
+def training_status(job: TrainingJob | None, *, now: datetime, is_alive: bool = True) -> TrainingStatus:
+    """What a job's row says of training; `is_alive` is False where its lease is no longer renewed."""
+    common = {"written_at": now, "stale_after_seconds": CRASHED_AFTER_SECONDS}
+    if job is None:
+        return TrainingStatus(status="idle", reason="no job is running", **common)
+    status, reason = _training_state(job, is_alive=is_alive)
+    progress = job.progress
+    fields = {} if progress is None else progress.model_dump(exclude={"num_steps", "num_tokens"})
+    return TrainingStatus(
+        status=status,
+        reason=reason,
+        job_id=job.id,
+        name=job.name,
+        priority=job.priority,
+        attempt=job.attempts + 1,
+        total_steps=None if progress is None else progress.num_steps,
+        eta_seconds=_eta_seconds(job) if status == "training" else None,
+        **fields,
+        **common,
+    )
+
+
+def current_training_status(tx: Transaction) -> TrainingStatus:
+    """Training as the registry knows it: the running job, or why none runs."""
+    running = queue.running(tx)
+    if running:
+        job = running[0]
+        lease = tx.seek(Lease, queue.resource_of(job.id))
+        age = None if lease is None else (tx.now - lease.renewed_at).total_seconds()
+        return training_status(job, now=tx.now, is_alive=age is not None and age < CRASHED_AFTER_SECONDS)
+    waiting = queue.waiting(tx)
+    crashed = next((job for job in waiting if job.problems), None)
+    return training_status(crashed, now=tx.now)
+
+
+def last_deployment(tx: Transaction) -> LastDeployment | None:
+    """The newest deployment, whatever became of it."""
+    found = tx.find(Deployment, newest_first="generation", limit=1)
+    if not found:
+        return None
+    newest = found[0]
+    return LastDeployment(
+        release_id=newest.id,
+        written_at=tx.now,
+        stale_after_seconds=STALE_AFTER_SECONDS,
+        **newest.model_dump(include=set(LastDeployment.model_fields) - {"release_id"}),
+    )
+
+
+def regression_monitoring(tx: Transaction) -> RegressionMonitoring:
+    """Verdicts, newest first."""
+    verdicts = tx.find(Verdict, newest_first="decided_at", limit=MAX_VERDICTS)
+    lines = [
+        RegressionLine(
+            verdict=verdict.outcome, **verdict.model_dump(include=set(RegressionLine.model_fields))
+        )
+        for verdict in verdicts
+    ]
+    return RegressionMonitoring(
+        written_at=tx.now,
+        stale_after_seconds=STALE_AFTER_SECONDS,
+        verdicts=tuple(lines),
+        num_regressed=sum(verdict.outcome is Outcome.REGRESSED for verdict in verdicts),
+        num_unknown=sum(verdict.outcome is Outcome.UNKNOWN for verdict in verdicts),
+    )
+
+
+def model_comparisons(tx: Transaction) -> ModelComparisons:
+    """The newest ranking on the active suite."""
+    suite = lineage.active_suite(tx)
+    ranking = None if suite is None else lineage.newest_ranking(tx, suite_id=suite.id)
+    common = {"written_at": tx.now, "stale_after_seconds": STALE_AFTER_SECONDS}
+    if ranking is None:
+        note = "no suite is active" if suite is None else "no ranking was made yet"
+        return ModelComparisons(
+            ranking_id=None, entries=(), weights={}, note=note, made_at=None, **common
+        )
+    return ModelComparisons(
+        ranking_id=ranking.id,
+        entries=tuple(ComparisonLine.model_validate(entry.model_dump()) for entry in ranking.entries),
+        weights=ranking.weights,
+        note=ranking.note,
+        made_at=ranking.made_at,
+        **common,
+    )
+
+
+def _training_state(job: TrainingJob, *, is_alive: bool) -> tuple[TrainingState, str]:
+    last = job.problems[-1].message if job.problems else ""
+    if job.state is JobState.RUNNING:
+        return ("training", "") if is_alive else ("crashed", "its worker stopped reporting")
+    if job.state in (JobState.QUEUED, JobState.FAILED) and last:
+        return "crashed", last
+    return "idle", f"{job.id} {job.state}. {last}".strip()
+
+
+def _eta_seconds(job: TrainingJob) -> float | None:
+    progress = job.progress
+    if progress is None or job.started_at is None or progress.step == 0:
+        return None
+    elapsed = (progress.reported_at - job.started_at).total_seconds()
+    return max(0.0, elapsed / progress.step * (progress.num_steps - progress.step))

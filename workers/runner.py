@@ -1,0 +1,222 @@
+"""Runs one training job: claim, train in a child process, record what comes back.
+
+The lease decides. It is renewed every ten seconds together with the job's progress; a runner that lost it
+kills its child and writes nothing more. No transaction is open while the trainer works.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config.settings import Settings
+from registry import leases, lineage, queue
+from registry.errors import RegistryUnavailable, StaleWrite, TandemError
+from registry.ids import checkpoint_id
+from registry.records import Checkpoint, Dataset, JobProgress, Lease, TrainingJob
+from registry.states import CheckpointState, JobState, Priority
+from registry.store import Registry
+from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress
+from workers.child import TrainerChild
+from workers.failures import policy_for
+from workers.job_files import write_job_file
+from workers.projections import write_training_status
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+
+
+@dataclass
+class TrainingRun:
+    """One attempt at one job. `should_stop` says that the worker was told to end."""
+
+    job: TrainingJob
+    lease: Lease
+    registry: Registry
+    settings: Settings
+    actor: str
+    should_stop: Callable[[], bool]
+    on_checkpoint: Callable[[], None]
+    parent_pid: int = field(default_factory=os.getppid)
+    _finished: Finished | None = None
+    _failed: Failed | None = None
+    _progress: JobProgress | None = None
+    _renewed: float = field(default_factory=time.monotonic)
+    _stop_requested_at: float | None = None
+
+    def run(self) -> TrainingJob:
+        """Train to an end and record it. The job as it stands afterwards."""
+        try:
+            job_file = self._prepare()
+        except TandemError as error:
+            return self._end_badly(kind="parent", message=str(error))
+        log_file = self.settings.paths.logs / "jobs" / f"{self.job.id}.log"
+        child = TrainerChild(job_file, log_file=log_file)
+        try:
+            self._follow(child)
+            return self._end(child)
+        except StaleWrite as error:
+            log.warning("%s: %s Its result is discarded.", self.job.id, error)
+            return self.job
+        finally:
+            child.end()
+            self._write_status()
+
+    def _prepare(self) -> Path:
+        with self.registry.transaction() as tx:
+            wish = self.job.parent_checkpoint_id or self.job.parent
+            parent = lineage.parent_for(tx, wish=wish)
+            dataset = tx.get(Dataset, self.job.dataset_id)
+            tx.check_lease(self.lease)
+            self.job = tx.update(self.job, parent_checkpoint_id=parent.id)
+        return write_job_file(self.job, dataset=dataset, parent=parent, settings=self.settings)
+
+    def _follow(self, child: TrainerChild) -> None:
+        """Hand on every message until the trainer is gone and its pipe is empty."""
+        self._write_status()
+        while True:
+            message = child.next_message(timeout_seconds=POLL_SECONDS)
+            if message is not None:
+                self._take(message)
+            elif child.return_code is not None:
+                return
+            self._keep_lease(child)
+            self._pass_on_stop(child)
+
+    def _take(self, message: ChildMessage) -> None:
+        if isinstance(message, Progress):
+            self._progress = _job_progress(message, now=self.registry.clock())
+            self._write_status()
+        elif isinstance(message, CheckpointSaved):
+            self._record_checkpoint(message)
+        elif isinstance(message, Finished):
+            self._finished = message
+        elif isinstance(message, Failed):
+            self._failed = message
+
+    def _keep_lease(self, child: TrainerChild) -> None:
+        waited = time.monotonic() - self._renewed
+        if waited < self.settings.training.heartbeat_seconds:
+            return
+        try:
+            with self.registry.transaction() as tx:
+                self.lease = leases.renew(tx, self.lease, seconds=self.settings.training.lease_seconds)
+                self.job = tx.update(self.job, progress=self._progress or self.job.progress)
+            self._renewed = time.monotonic()
+        except RegistryUnavailable as error:
+            log.warning("%s: the lease could not be renewed: %s", self.job.id, error)
+            if waited >= self.settings.training.lease_seconds:
+                child.end()
+                raise StaleWrite(f"{self.job.id}: the lease ran out while the registry was away.") from error
+        self._write_status()
+
+    def _pass_on_stop(self, child: TrainerChild) -> None:
+        if os.getppid() != self.parent_pid:  # the worker was killed: this process must not outlive it
+            child.end()
+            raise StaleWrite(f"{self.job.id}: its worker is gone.")
+        if not self.should_stop():
+            return
+        if self._stop_requested_at is None:
+            self._stop_requested_at = time.monotonic()
+            child.request("stop")
+        elif time.monotonic() - self._stop_requested_at > self.settings.training.stop_grace_seconds:
+            child.end()
+
+    def _record_checkpoint(self, saved: CheckpointSaved) -> None:
+        record = Checkpoint(
+            id=checkpoint_id(self.job.id, step=saved.step),
+            state=CheckpointState.COMPLETE,
+            origin="trained",
+            job_id=self.job.id,
+            parent_checkpoint_id=self.job.parent_checkpoint_id,
+            dataset_id=self.job.dataset_id,
+            step=saved.step,
+            is_final=saved.is_final,
+            path=saved.path,
+            weights_sha256=saved.weights_sha256,
+            train_loss=saved.train_loss,
+            created_at=self.registry.clock(),
+        )
+        with self.registry.transaction() as tx:
+            tx.check_lease(self.lease)
+            # A resumed job may say again what its first attempt said before it was killed.
+            if tx.seek(Checkpoint, record.id) is None:
+                tx.add(record, actor=self.actor, reason=f"step {saved.step} of {self.job.name}")
+            if saved.is_final:
+                self.job = tx.update(self.job, final_checkpoint_id=record.id)
+        self.on_checkpoint()
+
+    def _end(self, child: TrainerChild) -> TrainingJob:
+        finished = self._finished
+        if finished is not None and finished.result.state == "finished":
+            return self._succeed(finished)
+        if finished is not None:
+            return self._put_back(reason="the worker was told to stop; progress is saved")
+        if self._failed is not None:
+            message = f"{self._failed.message} {self._failed.remedy}".strip()
+            return self._end_badly(kind=self._failed.kind, message=message)
+        code = child.return_code
+        how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        words = child.last_words()
+        return self._end_badly(kind="killed", message=f"the trainer ended without a result ({how}). {words}")
+
+    def _succeed(self, finished: Finished) -> TrainingJob:
+        with self.registry.transaction() as tx:
+            reason = f"{finished.result.num_steps} steps in {finished.result.duration_seconds:.1f} s"
+            self.job = tx.transition(
+                self.job,
+                to=JobState.SUCCEEDED,
+                lease=self.lease,
+                actor=self.actor,
+                reason=reason,
+                progress=self._progress or self.job.progress,
+                finished_at=tx.now,
+            )
+            leases.release(tx, self.lease)
+        return self.job
+
+    def _put_back(self, *, reason: str) -> TrainingJob:
+        with self.registry.transaction() as tx:
+            self.job = queue.put_back(tx, self.job, lease=self.lease, actor=self.actor, reason=reason)
+        return self.job
+
+    def _end_badly(self, *, kind: str, message: str) -> TrainingJob:
+        policy = policy_for(kind)
+        with self.registry.transaction() as tx:
+            if policy.rejects:
+                self.job = queue.reject(
+                    tx, self.job, kind=kind, message=message, lease=self.lease, actor=self.actor
+                )
+            else:
+                self.job = queue.record_problem(
+                    tx,
+                    self.job,
+                    kind=kind,
+                    message=message,
+                    can_retry=policy.can_retry,
+                    actor=self.actor,
+                    lease=self.lease,
+                )
+        return self.job
+
+    def _write_status(self) -> None:
+        job = self.job.changed(progress=self._progress or self.job.progress)
+        write_training_status(self.settings.paths.status, job=job, now=self.registry.clock())
+
+
+def claim(
+    registry: Registry, *, queues: Sequence[Priority], holder: str, seconds: float
+) -> tuple[TrainingJob, Lease] | None:
+    """Take the first waiting job of these queues, or None."""
+    with registry.transaction() as tx:
+        return queue.claim_next(tx, queues=queues, holder=holder, seconds=seconds)
+
+
+def _job_progress(message: Progress, *, now: object) -> JobProgress:
+    fields = message.model_dump(include=set(JobProgress.model_fields))
+    return JobProgress.model_validate({**fields, "reported_at": now})

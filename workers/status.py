@@ -1,0 +1,223 @@
+"""What each part is doing, how old each fact is, and `unknown` where nothing says so."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import httpx
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from config.settings import Settings
+from registry import lineage, queue
+from registry.errors import RegistryUnavailable
+from registry.records import Checkpoint, Evaluation, TrainingJob, Verdict
+from registry.states import EvaluationState, Priority, is_final
+from registry.status_files import (
+    CheckpointStatus,
+    JobStatus,
+    PartStatus,
+    QueueStatus,
+    ServedStatus,
+    SystemStatus,
+    TrainingStatus,
+)
+from registry.store import Registry, Transaction
+from workers import projections
+from workers.context import Context
+from workers.contracts import TRAINING_QUEUES
+
+PING_SECONDS = 1.0
+HTTP_SECONDS = 2.0
+MAX_JOBS = 50
+WORKERS = ("control", "train", "intelligence")
+
+
+def system_status(context: Context) -> SystemStatus:
+    """Ask every part, read the registry, and say both. Never raises for a part that is down."""
+    now = context.registry.clock()
+    settings = context.settings
+    redis_part, depths = redis_status(settings, now=now)
+    server_part, release = server_status(settings, now=now)
+    workers = worker_status(context.celery, is_redis_up=redis_part.state == "up", now=now)
+    parts: list[PartStatus] = [redis_part, *workers, server_part]
+    try:
+        with context.registry.reading() as tx:
+            return SystemStatus(
+                written_at=now,
+                stale_after_seconds=projections.STALE_AFTER_SECONDS,
+                home=str(settings.home),
+                parts=(*parts, PartStatus(name="registry", state="up", observed_at=now)),
+                training=projections.current_training_status(tx),
+                queues=tuple(_queue(tx, name=name, depths=depths) for name in Priority),
+                jobs=tuple(job_line(job, now=now) for job in recent_jobs(tx)),
+                checkpoints=tuple(checkpoint_lines(tx)),
+                served=_served(tx, release=release, now=now),
+            )
+    except RegistryUnavailable as error:
+        part = PartStatus(name="registry", state="down", detail=error.message, observed_at=now)
+        return _without_registry(settings, parts=(*parts, part), release=release, now=now)
+
+
+def redis_status(settings: Settings, *, now: datetime) -> tuple[PartStatus, dict[str, int] | None]:
+    """Is Redis up, and how many messages wait in each training queue (None where that is unknown)."""
+    client = Redis.from_url(settings.redis_url, socket_timeout=HTTP_SECONDS, socket_connect_timeout=HTTP_SECONDS)
+    try:
+        with client:
+            depths = {name: int(str(client.llen(name))) for name in TRAINING_QUEUES}
+    except (RedisError, OSError) as error:
+        return PartStatus(name="redis", state="down", detail=str(error), observed_at=now), None
+    return PartStatus(name="redis", state="up", observed_at=now), depths
+
+
+def worker_status(celery: Celery, *, is_redis_up: bool, now: datetime) -> list[PartStatus]:
+    """Which workers answer a ping; `unknown` where Redis cannot carry the question."""
+    if not is_redis_up:
+        detail = "Redis is down, so no worker can be asked"
+        return [PartStatus(name=name, state="unknown", detail=detail, observed_at=now) for name in WORKERS]
+    try:
+        answers = celery.control.ping(timeout=PING_SECONDS)
+    except (OperationalError, RedisError, OSError) as error:
+        return [
+            PartStatus(name=name, state="unknown", detail=str(error), observed_at=now) for name in WORKERS
+        ]
+    hosts = [host for answer in answers for host in answer]
+    return [_worker_part(name, hosts=hosts, now=now) for name in WORKERS]
+
+
+def server_status(settings: Settings, *, now: datetime) -> tuple[PartStatus, str | None]:
+    """What the inference server says of itself, and the release that it answers with."""
+    try:
+        answer = httpx.get(f"{settings.server_url}/health", timeout=HTTP_SECONDS)
+        health: dict[str, Any] = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        detail = f"{settings.server_url}: {error}"
+        return PartStatus(name="server", state="down", detail=detail, observed_at=now), None
+    release = health.get("release_id")
+    detail = f"{health.get('status', 'no status')}, release {release or 'none'}"
+    return PartStatus(name="server", state="up", detail=detail, observed_at=now), release
+
+
+def recent_jobs(tx: Transaction) -> list[TrainingJob]:
+    """Unfinished jobs and the newest finished ones, in order of submission."""
+    newest = tx.find(TrainingJob, newest_first="submitted_at", limit=MAX_JOBS)
+    return sorted(newest, key=lambda job: (job.submitted_at, job.id))
+
+
+def checkpoint_lines(tx: Transaction) -> list[CheckpointStatus]:
+    """Every checkpoint with its numbers on the active suite, oldest first."""
+    suite = lineage.active_suite(tx)
+    ranking = None if suite is None else lineage.newest_ranking(tx, suite_id=suite.id)
+    ranks = {entry.checkpoint_id: entry.rank for entry in ranking.entries} if ranking else {}
+    active = lineage.active_deployment(tx)
+    served_id = active.checkpoint_id if active else None
+    suite_id = suite.id if suite else ""
+    answered = tx.find(Evaluation, suite_id=suite_id, state=EvaluationState.ANSWERED)
+    evaluations = {evaluation.checkpoint_id: evaluation for evaluation in answered}
+    verdicts = {verdict.checkpoint_id: verdict for verdict in tx.find(Verdict, suite_id=suite_id)}
+    found = sorted(tx.find(Checkpoint), key=lambda checkpoint: (checkpoint.created_at, checkpoint.id))
+    return [
+        _checkpoint(
+            checkpoint,
+            evaluation=evaluations.get(checkpoint.id),
+            verdict=verdicts.get(checkpoint.id),
+            rank=ranks.get(checkpoint.id),
+            is_served=checkpoint.id == served_id,
+        )
+        for checkpoint in found
+    ]
+
+
+def _worker_part(name: str, *, hosts: list[str], now: datetime) -> PartStatus:
+    mine = [host for host in hosts if host.split("@")[0].startswith(name)]
+    detail = ", ".join(mine) or f"no answer in {PING_SECONDS:g} s"
+    return PartStatus(name=name, state="up" if mine else "down", detail=detail, observed_at=now)
+
+
+def _queue(tx: Transaction, *, name: Priority, depths: dict[str, int] | None) -> QueueStatus:
+    jobs = queue.waiting(tx, queues=(name,))
+    return QueueStatus(
+        name=name,
+        num_waiting=len(jobs),
+        num_messages=None if depths is None else depths[name],
+        oldest_age_seconds=queue.oldest_wait_seconds(jobs, now=tx.now),
+    )
+
+
+def job_line(job: TrainingJob, *, now: datetime) -> JobStatus:
+    progress = job.progress
+    last_change = job.finished_at or job.started_at or job.queued_at or job.submitted_at
+    return JobStatus(
+        id=job.id,
+        name=job.name,
+        state=job.state,
+        priority=job.priority,
+        step=progress.step if progress else None,
+        num_steps=progress.num_steps if progress else None,
+        loss=progress.loss if progress else None,
+        tokens_per_second=progress.tokens_per_second if progress and not is_final(job.state) else None,
+        attempts=job.attempts,
+        reason=job.problems[-1].message if job.problems else "",
+        age_seconds=max(0.0, (now - last_change).total_seconds()),
+    )
+
+
+def _checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    evaluation: Evaluation | None,
+    verdict: Verdict | None,
+    rank: int | None,
+    is_served: bool,
+) -> CheckpointStatus:
+    summary = evaluation.summary if evaluation else None
+    return CheckpointStatus(
+        id=checkpoint.id,
+        state=checkpoint.state,
+        step=checkpoint.step,
+        job_id=checkpoint.job_id,
+        loss=summary.loss if summary else None,
+        accuracy=summary.accuracy if summary else None,
+        accuracy_by_difficulty=summary.accuracy_by_difficulty if summary else {},
+        verdict=verdict.outcome if verdict else None,
+        verdict_reasons=verdict.reasons if verdict else (),
+        rank=rank,
+        is_served=is_served,
+        created_at=checkpoint.created_at,
+    )
+
+
+def _served(tx: Transaction, *, release: str | None, now: datetime) -> ServedStatus:
+    active = lineage.active_deployment(tx)
+    release_id = active.id if active else None
+    return ServedStatus(
+        release_id=release_id,
+        checkpoint_id=active.checkpoint_id if active else None,
+        reported_by_server=release,
+        agrees=None if release is None else release == release_id,
+        observed_at=now,
+    )
+
+
+def _without_registry(
+    settings: Settings, *, parts: tuple[PartStatus, ...], release: str | None, now: datetime
+) -> SystemStatus:
+    unknown = TrainingStatus(
+        status="unknown", reason="the registry cannot be read", written_at=now, stale_after_seconds=1
+    )
+    return SystemStatus(
+        written_at=now,
+        stale_after_seconds=projections.STALE_AFTER_SECONDS,
+        home=str(settings.home),
+        parts=parts,
+        training=unknown,
+        queues=(),
+        jobs=(),
+        checkpoints=(),
+        served=ServedStatus(
+            release_id=None, checkpoint_id=None, reported_by_server=release, agrees=None, observed_at=now
+        ),
+    )

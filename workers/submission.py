@@ -1,0 +1,65 @@
+"""From a request to a queued job: the same content and configuration give the same job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from config.settings import Settings
+from registry import lineage, queue
+from registry.errors import StaleWrite
+from registry.files import sha256_text
+from registry.ids import new_id
+from registry.messages import SubmittedJob, TrainingSubmission
+from registry.records import Dataset, TrainingJob
+from registry.states import JobState
+from registry.store import Registry, Transaction
+from trainer.config.job import check_hyperparameters
+from workers import intake
+
+
+def submit(request: TrainingSubmission, *, settings: Settings, registry: Registry) -> SubmittedJob:
+    """Check everything, then add dataset and job in one transaction: no half-made job.
+
+    Raises `DatasetError`, `NotFound` (parent) or the trainer's `ConfigError`.
+    """
+    check_hyperparameters({**settings.training.hyperparameters, **request.hyperparameters})
+    with registry.reading() as tx:
+        lineage.parent_for(tx, wish=request.parent)
+        suite = lineage.active_suite(tx)
+    path = intake.locate(request.dataset, settings=settings)
+    dataset = intake.take_dataset(path, settings=settings, now=registry.clock())
+    if suite is not None:
+        intake.refuse_overlap(dataset, suite=suite)
+    with registry.transaction() as tx:
+        dataset = _keep_dataset(tx, dataset=dataset)
+        job = _job(request, dataset=dataset, path=path, tx=tx)
+        submitted, is_new = queue.submit(tx, job, actor=request.submitted_by)
+    return SubmittedJob(job=submitted, is_new=is_new)
+
+
+def _keep_dataset(tx: Transaction, *, dataset: Dataset) -> Dataset:
+    known = tx.seek(Dataset, dataset.id)
+    if known is None:
+        tx.add(dataset, actor="control", reason=f"{dataset.num_rows} rows")
+        return dataset
+    if known.content_sha256 != dataset.content_sha256:
+        raise StaleWrite(f"{dataset.id} names two contents: {known.content_sha256}, {dataset.content_sha256}.")
+    return known
+
+
+def _job(request: TrainingSubmission, *, dataset: Dataset, path: Path, tx: Transaction) -> TrainingJob:
+    how = json.dumps({"hyperparameters": request.hyperparameters, "parent": request.parent}, sort_keys=True)
+    key = f"{dataset.id}:{sha256_text(how)[:16]}"
+    return TrainingJob(
+        id=new_id("job"),
+        name=request.name or path.stem,
+        state=JobState.SUBMITTED,
+        priority=request.priority,
+        dataset_id=dataset.id,
+        hyperparameters=request.hyperparameters,
+        parent=request.parent,
+        dedupe_key=f"{key}:{new_id('again')}" if request.force else key,
+        submitted_by=request.submitted_by,
+        submitted_at=tx.now,
+    )
