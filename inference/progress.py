@@ -1,5 +1,8 @@
 """Keep transformers' progress bars out of logs and children's error streams."""
 
+# mypy: allow-untyped-calls
+# transformers annotates only part of its functions.
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,0 +1,52 @@
+"""What can go wrong when a model is run.
+
+InferenceError
+├── ModelError              the directory cannot be loaded as a chat model, or is not the one asked for
+│   └── OutOfMemory         the device's memory does not hold what was asked of it
+├── PromptTooLong           prompt and answer do not fit in the model's positions
+└── ServerError             the HTTP server cannot start, or cannot do what it was asked
+    ├── ServerConfigError   its configuration is unreadable or unsafe
+    ├── ReleaseError        the named release is absent, broken, or failed its probe
+    ├── NoActiveRelease     nothing is loaded that could answer
+    └── Overloaded          too many requests wait already
+"""
+
+from __future__ import annotations
+
+from registry.errors import TandemError
+
+
+class InferenceError(TandemError):
+    """Root of this room."""
+
+
+class ModelError(InferenceError):
+    """The directory cannot be loaded as a chat model, or is not the one asked for."""
+
+
+class OutOfMemory(ModelError):
+    """The device's memory does not hold what was asked of it."""
+
+
+class PromptTooLong(InferenceError):
+    """Prompt and answer do not fit in the model's positions."""
+
+
+class ServerError(InferenceError):
+    """The HTTP server cannot start, or cannot do what it was asked."""
+
+
+class ServerConfigError(ServerError):
+    """The server's configuration is unreadable or unsafe."""
+
+
+class ReleaseError(ServerError):
+    """The named release is absent, broken, or failed its probe."""
+
+
+class NoActiveRelease(ServerError):
+    """Nothing is loaded that could answer."""
+
+
+class Overloaded(ServerError):
+    """Too many requests wait already."""

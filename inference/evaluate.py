@@ -1,0 +1,164 @@
+"""Put every row of a validation suite to a checkpoint: the worker's entry point.
+
+Importing this module loads torch; a Celery worker imports it inside the job, not before.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from inference.batches import DEFAULT_LIMITS, BatchLimits
+from inference.errors import ModelError
+from inference.generation import Generated, generate
+from inference.model import LoadedModel, load_model
+from inference.prompts import encode_row
+from inference.scoring import Score, score
+from registry.errors import DatasetError, TandemError
+from registry.files import sha256_file
+from registry.messages import ArtifactReference, EvaluationAnswer, EvaluationRequest
+from registry.records import ExampleResult, GenerationSettings
+from registry.rows import ChatRow, read_rows
+
+UNUSABLE_WEIGHTS = "the model's weights hold NaN or infinity"
+
+
+def evaluate(
+    request: EvaluationRequest,
+    *,
+    host: str,
+    clock: Callable[[], datetime],
+    limits: BatchLimits = DEFAULT_LIMITS,
+) -> EvaluationAnswer:
+    """Score and generate for every row of the suite, with what `request` names, verified by content.
+
+    The answer has a result for every row, or none and the problem that prevented it. The model's memory
+    is free again on return.
+    """
+    started_at = clock()
+    examples: tuple[ExampleResult, ...] = ()
+    problem = ""
+    try:
+        examples = _run(request, limits=limits)
+    except TandemError as error:
+        problem = f"{type(error).__name__}: {error}"
+    finally:
+        _free_memory()
+    return EvaluationAnswer(
+        evaluation_id=request.evaluation_id,
+        checkpoint_id=request.checkpoint_id,
+        suite_id=request.suite_id,
+        examples=examples,
+        problem=problem,
+        host=host,
+        started_at=started_at,
+        finished_at=clock(),
+    )
+
+
+def evaluate_rows(
+    loaded: LoadedModel,
+    rows: Sequence[ChatRow],
+    *,
+    settings: GenerationSettings,
+    limits: BatchLimits = DEFAULT_LIMITS,
+) -> tuple[ExampleResult, ...]:
+    """A result for every row, in order. A row whose numbers could not be had says why in `problem`."""
+    if not loaded.has_finite_weights:
+        return tuple(_unanswered(row, problem=UNUSABLE_WEIGHTS) for row in rows)
+    encoded = [encode_row(loaded, row) for row in rows]
+    scores = score(loaded, encoded, limits=limits)
+    fitting = [place for place, row in enumerate(encoded) if len(row.prompt) < loaded.max_positions]
+    replies = generate(loaded, [encoded[place].prompt for place in fitting], settings=settings, limits=limits)
+    by_place = dict(zip(fitting, replies, strict=True))
+    return tuple(
+        _example(row, scored=scores[place], reply=by_place.get(place)) for place, row in enumerate(rows)
+    )
+
+
+def _run(request: EvaluationRequest, *, limits: BatchLimits) -> tuple[ExampleResult, ...]:
+    rows = _suite_rows(request.suite)
+    loaded = load_model(
+        Path(request.model.path),
+        device=request.device,
+        num_threads=request.num_threads,
+        expected_sha256=request.model.sha256,
+    )
+    return evaluate_rows(loaded, rows, settings=request.settings, limits=limits)
+
+
+def _suite_rows(suite: ArtifactReference) -> list[ChatRow]:
+    path = Path(suite.path)
+    try:
+        sha256 = sha256_file(path)
+    except OSError as error:
+        raise DatasetError(
+            f"The suite {path} cannot be read: {error.strerror}.",
+            remedy="Check that it was copied to this host.",
+        ) from None
+    if sha256 != suite.sha256:
+        raise DatasetError(
+            f"The suite {path} has sha256 {sha256[:12]}, not {suite.sha256[:12]} as asked.",
+            remedy="Copy the suite again.",
+        )
+    rows = list(read_rows(path))
+    row_id, num_rows = Counter(row.content_id for row in rows).most_common(1)[0]
+    if num_rows > 1:
+        # Results are paired by row id: a repeated one would be compared with itself or lost.
+        raise DatasetError(
+            f"The suite {path} has {num_rows} rows with id {row_id!r}.",
+            remedy="Remove the repeated rows, or give them ids of their own.",
+        )
+    return rows
+
+
+def _example(row: ChatRow, *, scored: Score, reply: Generated | None) -> ExampleResult:
+    if reply is None:
+        return _unanswered(row, problem=scored.problem)
+    problems = [scored.problem] if scored.problem else []
+    if reply.finish_reason == "error":
+        problems.append("the model's logits were not finite while it answered")
+    is_same = reply.text.strip() == row.expected.strip()
+    return ExampleResult(
+        row_id=row.content_id,
+        difficulty=row.difficulty,
+        tags=row.tags,
+        expected=row.expected,
+        answer=reply.text,
+        # A reply that was cut off is not an answer, even if it happens to match so far.
+        is_correct=is_same and reply.finish_reason == "stop" and not problems,
+        loss=scored.loss,
+        num_answer_tokens=scored.num_tokens,
+        confidence=reply.confidence,
+        finish_reason=reply.finish_reason,
+        problem="; ".join(problems),
+    )
+
+
+def _unanswered(row: ChatRow, *, problem: str) -> ExampleResult:
+    if not problem:
+        raise ModelError(f"Row {row.content_id} has no answer and no reason for it.")
+    return ExampleResult(
+        row_id=row.content_id,
+        difficulty=row.difficulty,
+        tags=row.tags,
+        expected=row.expected,
+        answer="",
+        is_correct=False,
+        loss=None,
+        num_answer_tokens=0,
+        confidence=None,
+        finish_reason="error",
+        problem=problem,
+    )
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,166 @@
+"""Generate answers: a batch at once, or one piece by piece."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from inference.batches import DEFAULT_LIMITS, BatchLimits, batches_by_length
+from inference.decoding import DecodeLoop, Step
+from inference.detokenize import ReplyText, decode
+from inference.errors import PromptTooLong
+from inference.model import LoadedModel
+from registry.records import GenerationSettings
+
+FinishReason = Literal["stop", "length", "error"]
+Prompt = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One reply.
+
+    `token_ids` leave out the token that ended the turn; `num_tokens` counts it. `logprob` is the sum of the
+    model's log-probabilities (nats, before temperature) over all generated tokens, the end included, and
+    `confidence` is its exponential: the probability of the whole sequence. Both are `None`, and
+    `finish_reason` is "error", where the logits were not finite.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    num_tokens: int
+    finish_reason: FinishReason
+    logprob: float | None
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class StreamPiece:
+    """The next text of a reply; `result` is set on the last piece alone."""
+
+    text: str
+    result: Generated | None = None
+
+
+def generate(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    settings: GenerationSettings,
+    limits: BatchLimits = DEFAULT_LIMITS,
+) -> list[Generated]:
+    """Answer every prompt (token ids that end where the assistant begins), in their order.
+
+    A reply ends at an end-of-turn token, a stop string, `max_new_tokens` or the model's last position.
+    What a prompt gets does not depend on the batch it is in. Raises `PromptTooLong` and `OutOfMemory`.
+    """
+    budgets = [room_for_reply(loaded, prompt, settings=settings) for prompt in prompts]
+    lengths = [len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True)]
+    replies = [_Reply(loaded, max_new_tokens=budget, settings=settings) for budget in budgets]
+    for batch in batches_by_length(lengths, limits=limits):
+        loop = DecodeLoop(loaded, [prompts[index] for index in batch], settings=settings)
+        while loop.rows:
+            for step in loop.step():
+                replies[batch[step.row]].add(step)
+            loop.keep({row for row in loop.rows if replies[batch[row]].finish_reason is None})
+    return [reply.result() for reply in replies]
+
+
+def stream(loaded: LoadedModel, prompt: Prompt, *, settings: GenerationSettings) -> Iterator[StreamPiece]:
+    """Answer one prompt piece by piece: a piece a token, its text empty while a character is unfinished.
+
+    The pieces' texts, joined, are `result.text` of the last. Closing the iterator ends the generation.
+    Raises `PromptTooLong` and `OutOfMemory`.
+    """
+    budget = room_for_reply(loaded, prompt, settings=settings)
+    reply = _Reply(loaded, max_new_tokens=budget, settings=settings, is_streamed=True)
+    loop = DecodeLoop(loaded, [prompt], settings=settings)
+    while reply.finish_reason is None:
+        yield StreamPiece(reply.add(loop.step()[0]))
+    yield StreamPiece(reply.rest(), reply.result())
+
+
+def room_for_reply(loaded: LoadedModel, prompt: Prompt, *, settings: GenerationSettings) -> int:
+    """How many tokens a reply may have; `PromptTooLong` if the prompt leaves no position for one."""
+    room = loaded.max_positions - len(prompt)
+    if room < 1:
+        raise PromptTooLong(
+            f"The prompt has {len(prompt)} tokens; the model reads {loaded.max_positions}, reply included.",
+            remedy="Shorten the conversation.",
+        )
+    return min(room, settings.max_new_tokens)
+
+
+class _Reply:
+    """A reply as it grows. Text is followed token by token only where somebody looks at it."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        max_new_tokens: int,
+        settings: GenerationSettings,
+        is_streamed: bool = False,
+    ) -> None:
+        self._loaded = loaded
+        self._max_new_tokens = max_new_tokens
+        self._follower = (
+            ReplyText(loaded.tokenizer, stop=settings.stop) if settings.stop or is_streamed else None
+        )
+        self._token_ids: list[int] = []
+        self._pieces: list[str] = []
+        self._logprob = 0.0
+        self._num_tokens = 0
+        self.finish_reason: FinishReason | None = None
+
+    def add(self, step: Step) -> str:
+        """Take the next token; return the text that it makes certain."""
+        if not math.isfinite(step.logprob):
+            self.finish_reason = "error"
+            return ""
+        self._logprob += step.logprob
+        self._num_tokens += 1
+        if step.token_id in self._loaded.stop_token_ids:
+            self.finish_reason = "stop"
+            return ""
+        self._token_ids.append(step.token_id)
+        piece = self._follow(step.token_id)
+        if self._follower is not None and self._follower.is_stopped:
+            self.finish_reason = "stop"
+        elif self._num_tokens >= self._max_new_tokens:
+            self.finish_reason = "length"
+        return piece
+
+    def rest(self) -> str:
+        """Text held back until it was clear that no token follows; a stop string in it ends the reply."""
+        if self._follower is None:
+            return ""
+        piece = self._follower.finish()
+        self._pieces.append(piece)
+        if self._follower.is_stopped and self.finish_reason == "length":
+            self.finish_reason = "stop"
+        return piece
+
+    def result(self) -> Generated:
+        """The finished reply."""
+        self.rest()
+        is_known = self.finish_reason != "error"
+        return Generated(
+            text=decode(self._loaded.tokenizer, self._token_ids)
+            if self._follower is None
+            else "".join(self._pieces),
+            token_ids=tuple(self._token_ids),
+            num_tokens=self._num_tokens,
+            finish_reason=self.finish_reason or "error",
+            logprob=self._logprob if is_known else None,
+            confidence=min(1.0, math.exp(self._logprob)) if is_known else None,
+        )
+
+    def _follow(self, token_id: int) -> str:
+        if self._follower is None:
+            return ""
+        piece = self._follower.add(token_id)
+        self._pieces.append(piece)
+        return piece
