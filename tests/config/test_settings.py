@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+
+from config.errors import SettingsError
+from config.settings import load_settings, setting_lines, setting_names
+
+PUBLIC_SETTINGS = """
+TANDEM_ALLOWED_ROOTS TANDEM_DEPLOYMENT TANDEM_DEPLOYMENT__KEEP_RELEASES TANDEM_DEPLOYMENT__PROBE_PROMPT
+TANDEM_DEPLOYMENT__TIMEOUT_SECONDS TANDEM_EVALUATION TANDEM_EVALUATION__DEVICE TANDEM_EVALUATION__MAX_ASKS
+TANDEM_EVALUATION__MAX_NEW_TOKENS TANDEM_EVALUATION__NUM_THREADS TANDEM_EVALUATION__RETRY_AFTER_SECONDS
+TANDEM_FLOWER TANDEM_FLOWER__PORT TANDEM_FLOWER__USER TANDEM_HOME TANDEM_LOG_LEVEL TANDEM_RANKING
+TANDEM_RANKING__MIN_CHECKPOINTS TANDEM_RANKING__WEIGHTS TANDEM_REDIS TANDEM_REDIS__PORT TANDEM_REDIS__URL
+TANDEM_REGISTRY_URL TANDEM_REGRESSION TANDEM_SCHEDULE TANDEM_SCHEDULE__DEPLOYMENT_SECONDS
+TANDEM_SCHEDULE__INBOX_SECONDS TANDEM_SCHEDULE__INBOX_SETTLE_SECONDS TANDEM_SCHEDULE__RANKING_SECONDS
+TANDEM_SCHEDULE__SWEEP_SECONDS TANDEM_SERVER TANDEM_SERVER__DEVICE TANDEM_SERVER__HOST
+TANDEM_SERVER__MAX_NEW_TOKENS TANDEM_SERVER__NUM_THREADS TANDEM_SERVER__PORT TANDEM_TRAINING
+TANDEM_TRAINING__DEVICE TANDEM_TRAINING__HEARTBEAT_SECONDS TANDEM_TRAINING__HYPERPARAMETERS
+TANDEM_TRAINING__LEASE_SECONDS TANDEM_TRAINING__MAX_LENGTH TANDEM_TRAINING__NUM_CHECKPOINTS
+TANDEM_TRAINING__NUM_THREADS TANDEM_TRAINING__QUEUES TANDEM_TRAINING__REPORT_EVERY_SECONDS
+TANDEM_TRAINING__STOP_GRACE_SECONDS
+""".split()
+GROWING = ("TANDEM_RANKING__WEIGHTS__", "TANDEM_REGRESSION__")
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in setting_names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_public_settings_are_frozen() -> None:
+    assert [name for name in setting_names() if not name.startswith(GROWING)] == PUBLIC_SETTINGS
+
+
+def test_the_environment_stands_above_dotenv_above_toml_above_the_default(
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings().redis.port == 6390
+    (empty_directory / "tandem.toml").write_text("[redis]\nport = 1001\n")
+    assert load_settings().redis.port == 1001
+    (empty_directory / ".env").write_text("TANDEM_REDIS__PORT=1002\nCOMPOSE_PROFILES=train\n")
+    assert load_settings().redis.port == 1002
+    monkeypatch.setenv("TANDEM_REDIS__PORT", "1003")
+    assert load_settings().redis.port == 1003
+
+
+def test_a_misspelt_variable_is_refused_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_REDIS__PROT", "1")
+    with pytest.raises(SettingsError, match="no setting TANDEM_REDIS__PROT. Did you mean TANDEM_REDIS__PORT"):
+        load_settings()
+
+
+def test_a_misspelt_name_in_dotenv_is_refused(empty_directory: Path) -> None:
+    (empty_directory / ".env").write_text("TANDEM_HOEM=x\n")
+    with pytest.raises(SettingsError, match="TANDEM_HOEM"):
+        load_settings()
+
+
+def test_a_misspelt_name_in_toml_is_refused(empty_directory: Path) -> None:
+    (empty_directory / "tandem.toml").write_text("[redis]\nprot = 1\n")
+    with pytest.raises(SettingsError, match=r"no setting redis.prot. Did you mean redis.port"):
+        load_settings()
+
+
+def test_broken_toml_is_said_plainly(empty_directory: Path) -> None:
+    (empty_directory / "tandem.toml").write_text("[redis\n")
+    with pytest.raises(SettingsError, match="tandem.toml cannot be read"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TANDEM_REDIS__PORT", "70000"),
+        ("TANDEM_TRAINING__LEASE_SECONDS", "nan"),
+        ("TANDEM_TRAINING__LEASE_SECONDS", "inf"),
+        ("TANDEM_TRAINING__DEVICE", "gpu"),
+        ("TANDEM_REGRESSION__MAX_LOSS_INCREASE", "-1"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name):
+        load_settings()
+
+
+def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_REDIS__URL", "redis://:hush@127.0.0.1:1/0")
+    settings = load_settings()
+    assert "hush" not in repr(settings)
+    assert "hush" not in str(setting_lines(settings))
+    assert settings.redis_url == "redis://:hush@127.0.0.1:1/0"
+
+
+def test_a_wrong_secret_does_not_show_in_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_REDIS", '{"url": {"password": "hush"}}')
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "hush" not in str(caught.value)
+
+
+def test_generated_secrets_are_kept_and_readable_by_their_owner_only(empty_directory: Path) -> None:
+    settings = load_settings()
+    settings.paths.prepare()
+    first = settings.paths.secret("redis_password")
+    assert settings.paths.secret("redis_password") == first
+    assert (settings.paths.secrets / "redis_password").stat().st_mode & 0o077 == 0
+
+
+def test_a_home_that_cannot_be_made_is_named(empty_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (empty_directory / "file").write_text("")
+    monkeypatch.setenv("TANDEM_HOME", str(empty_directory / "file" / "home"))
+    with pytest.raises(SettingsError, match="TANDEM_HOME=.*cannot be used"):
+        load_settings().paths.prepare()

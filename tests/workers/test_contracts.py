@@ -1,0 +1,51 @@
+import pytest
+
+from workers.contracts import QUEUES, TASKS, contract_of, parse_request
+from workers.errors import RequestError
+
+PUBLIC_TASKS = {
+    "training.submit": "control",
+    "training.run": "normal",
+    "inbox.scan": "control",
+    "checkpoint.import": "control",
+    "suite.build": "control",
+    "evaluation.run": "evaluation",
+    "evaluation.record": "control",
+    "regression.check": "evaluation",
+    "regression.record": "control",
+    "ranking.update": "control",
+    "deployment.sync_best": "control",
+    "deployment.rollback": "control",
+    "safety.sweep": "control",
+}
+
+
+def test_public_tasks_and_their_queues_are_frozen() -> None:
+    assert {name: str(contract.queue) for name, contract in TASKS.items()} == PUBLIC_TASKS
+
+
+def test_queues_are_frozen_and_in_order() -> None:
+    assert QUEUES == ("high", "normal", "low", "evaluation", "intelligence", "control")
+
+
+def test_a_misspelt_task_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(RequestError, match="Did you mean training.submit"):
+        contract_of("training.sumbit")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "dataset is missing"),
+        ({"dataset": "a", "priorty": "high"}, "priorty is not a field"),
+        ({"dataset": "a", "priority": "urgent"}, "priority='urgent'.*'high', 'normal' or 'low'"),
+        ({"dataset": 7}, "dataset='7'"),
+        ({"dataset": ""}, "dataset=''"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_its_value_and_what_the_task_takes(
+    fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        parse_request("training.submit", fields=fields)
+    assert "It takes: dataset, [priority]" in str(caught.value)

@@ -1,0 +1,44 @@
+import json
+from pathlib import Path
+
+from config.settings import Settings
+from workers import inbox
+
+
+def drop(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}\n")
+    return path
+
+
+def found(settings: Settings, *, seconds_later: float = 60) -> list[tuple[str, str]]:
+    newest = max(path.stat().st_mtime for path in settings.paths.inbox.rglob("*"))
+    ready = inbox.ready(settings, now_seconds=newest + seconds_later)
+    return [(path.name, str(request.priority)) for path, request in ready]
+
+
+def test_the_folder_sets_the_priority_and_high_comes_first(settings: Settings) -> None:
+    for name in ("low/c.jsonl", "b.jsonl", "high/a.jsonl"):
+        drop(settings.paths.inbox / name)
+    assert found(settings) == [("a.jsonl", "high"), ("b.jsonl", "normal"), ("c.jsonl", "low")]
+
+
+def test_a_file_that_is_still_being_written_is_left_alone(settings: Settings) -> None:
+    drop(settings.paths.inbox / "a.jsonl")
+    assert found(settings, seconds_later=0.5) == []
+
+
+def test_hidden_files_links_and_other_suffixes_are_left_alone(settings: Settings) -> None:
+    drop(settings.paths.inbox / ".a.jsonl")
+    drop(settings.paths.inbox / "a.txt")
+    (settings.paths.inbox / "link.jsonl").symlink_to(settings.paths.inbox / "a.txt")
+    assert found(settings) == []
+
+
+def test_a_refused_file_is_moved_aside_with_its_reason_and_never_over_another(settings: Settings) -> None:
+    for _ in range(2):
+        inbox.refuse(drop(settings.paths.inbox / "a.jsonl"), settings=settings, reason="line 1: not JSON")
+    names = sorted(path.name for path in settings.paths.refused.iterdir())
+    assert names == ["a.1.jsonl", "a.1.jsonl.reason.json", "a.jsonl", "a.jsonl.reason.json"]
+    reason = json.loads((settings.paths.refused / "a.jsonl.reason.json").read_text())
+    assert reason == {"file": "a.jsonl", "reason": "line 1: not JSON"}

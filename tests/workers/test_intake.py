@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings
+from registry.errors import DatasetError, ManifestError
+from registry.manifests import verify
+from registry.testing import START, make_suite
+from workers import intake
+
+
+def write_rows(path: Path, *words: str) -> Path:
+    rows = [{"prompt": word, "completion": word[::-1]} for word in words]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_model(directory: Path) -> Path:
+    directory.mkdir()
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors", "notes.md", "evil.bin"):
+        (directory / name).write_text(name)
+    return directory
+
+
+def test_a_relative_name_is_found_in_the_inbox_then_in_the_working_directory(settings: Settings) -> None:
+    here = write_rows(Path("data.jsonl"), "abc").resolve()
+    assert intake.locate("data.jsonl", settings=settings) == here
+    inbox = write_rows(settings.paths.inbox / "data.jsonl", "abc")
+    assert intake.locate("data.jsonl", settings=settings) == inbox
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../../../etc/passwd", "~root/x.jsonl"])
+def test_a_path_outside_the_allowed_roots_is_refused_with_the_remedy(settings: Settings, name: str) -> None:
+    with pytest.raises(DatasetError, match=r"outside the allowed roots.*TANDEM_ALLOWED_ROOTS"):
+        intake.locate(name, settings=settings)
+
+
+def test_a_link_that_leads_outside_is_refused(settings: Settings) -> None:
+    (settings.paths.inbox / "link.jsonl").symlink_to("/etc/passwd")
+    with pytest.raises(DatasetError, match="outside|does not exist"):
+        intake.locate("link.jsonl", settings=settings)
+
+
+def test_a_missing_file_is_said_with_where_it_was_looked_for(settings: Settings) -> None:
+    with pytest.raises(DatasetError, match="none.jsonl does not exist"):
+        intake.locate("none.jsonl", settings=settings)
+
+
+def test_a_dataset_is_copied_and_named_by_its_content(settings: Settings) -> None:
+    path = write_rows(settings.paths.inbox / "a.jsonl", "abc", "def")
+    first = intake.take_dataset(path, settings=settings, now=START)
+    other = write_rows(settings.paths.inbox / "b.jsonl", "abc", "def")
+    second = intake.take_dataset(other, settings=settings, now=START)
+    assert first.id == second.id
+    assert first.num_rows == 2
+    path.write_text("changed")
+    assert len(Path(first.path).read_text().splitlines()) == 2
+
+
+def test_a_bad_row_leaves_nothing_behind(settings: Settings) -> None:
+    path = settings.paths.inbox / "bad.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
+    with pytest.raises(DatasetError, match="bad.jsonl, line 2"):
+        intake.take_dataset(path, settings=settings, now=START)
+    assert list(settings.paths.datasets.iterdir()) == []
+
+
+def test_a_training_row_that_the_suite_asks_is_refused_by_number(settings: Settings) -> None:
+    suite_path = write_rows(settings.paths.suites / "suite.jsonl", "held")
+    dataset = intake.take_dataset(
+        write_rows(settings.paths.inbox / "a.jsonl", "free", "held"), settings=settings, now=START
+    )
+    with pytest.raises(DatasetError, match="row 2 is also in the validation suite"):
+        intake.refuse_overlap(dataset, suite=make_suite(path=str(suite_path)))
+
+
+def test_a_suite_that_asks_twice_is_refused(settings: Settings) -> None:
+    path = write_rows(settings.paths.inbox / "s.jsonl", "abc", "abc")
+    with pytest.raises(DatasetError, match="stands in the suite 2 times"):
+        intake.take_suite(path, name="s", settings=settings, now=START)
+
+
+def test_a_suite_without_an_answer_is_refused(settings: Settings) -> None:
+    path = settings.paths.inbox / "s.jsonl"
+    path.write_text('{"prompt": "abc", "completion": ""}\n')
+    with pytest.raises(DatasetError, match="is empty"):
+        intake.take_suite(path, name="s", settings=settings, now=START)
+
+
+def test_a_model_is_copied_without_what_is_no_model_and_verifies(settings: Settings, tmp_path: Path) -> None:
+    source = write_model(tmp_path / "model")
+    intake.take_model(source, into=tmp_path / "kept", manifest_fields={"step": 0}, now=START)
+    assert sorted(verify(tmp_path / "kept").files) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer_config.json",
+    ]
+
+
+def test_a_directory_of_pickled_weights_is_no_model(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "model")
+    (source / "model.safetensors").unlink()
+    with pytest.raises(ManifestError, match=r"safetensors missing. Pickled weights \(evil.bin\)"):
+        intake.check_model_directory(source)
+    with pytest.raises(ManifestError, match="is not a directory"):
+        intake.check_model_directory(tmp_path / "nothing")
