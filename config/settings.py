@@ -110,7 +110,9 @@ class ScheduleSettings(Section):
 
     sweep_seconds: float = Field(default=30.0, gt=0)
     inbox_seconds: float = Field(default=5.0, gt=0)
-    inbox_settle_seconds: float = Field(default=2.0, ge=0, description="a file still being copied is left alone")
+    inbox_settle_seconds: float = Field(
+        default=2.0, ge=0, description="a file still being copied is left alone"
+    )
     ranking_seconds: float = Field(default=600.0, gt=0)
     deployment_seconds: float = Field(default=600.0, gt=0)
 
@@ -129,7 +131,9 @@ class Settings(BaseSettings):
     )
 
     home: Path = Path("var")
-    registry_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL; SQLite in home if unset")
+    registry_url: SecretStr | None = Field(
+        default=None, description="SQLAlchemy URL; SQLite in home if unset"
+    )
     allowed_roots: tuple[Path, ...] = Field(default=(), description="datasets may also lie below these")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     redis: RedisSettings = RedisSettings()
@@ -207,8 +211,11 @@ def setting_names() -> list[str]:
 def setting_lines(settings: Settings) -> list[tuple[str, str]]:
     """Each setting's environment variable with its value as JSON; secrets are masked."""
     values = settings.model_dump(mode="json")
-    return [(f"{PREFIX}{name.upper()}", json.dumps(_value_of(values, name=name))) for name in _leaves(Settings)
-            if not isinstance(_value_of(values, name=name), dict) or name.endswith("hyperparameters")]
+    return [
+        (f"{PREFIX}{name.upper()}", json.dumps(_value_of(values, name=name)))
+        for name in _leaves(Settings)
+        if not isinstance(_value_of(values, name=name), dict) or name.endswith("hyperparameters")
+    ]
 
 
 def _value_of(values: Any, *, name: str) -> Any:

@@ -54,7 +54,9 @@ def _why_unknown(request: RegressionRequest) -> str:
         return f"The suites differ: {candidate.suite_id} and {baseline.suite_id}."
     rows, baseline_rows = ({example.row_id for example in side.examples} for side in (candidate, baseline))
     if rows != baseline_rows:
-        return f"The rows differ: {len(rows - baseline_rows)} are new, {len(baseline_rows - rows)} are missing."
+        return (
+            f"The rows differ: {len(rows - baseline_rows)} are new, {len(baseline_rows - rows)} are missing."
+        )
     if len(rows) != len(candidate.examples) or len(baseline_rows) != len(baseline.examples):
         return "A row was answered twice in one evaluation."
     if len(rows) < request.limits.min_pairs:
@@ -79,9 +81,7 @@ def _pairs(request: RegressionRequest) -> list[Pair]:
     ]
 
 
-def _measure(
-    pairs: list[Pair], *, limits: RegressionLimits, rng: np.random.Generator
-) -> dict[str, Estimate]:
+def _measure(pairs: list[Pair], *, limits: RegressionLimits, rng: np.random.Generator) -> dict[str, Estimate]:
     """Relative loss increase, change of accuracy, ratio of perplexities, each with its interval."""
     losses = np.array([[one.loss, two.loss] for one, two in pairs], dtype=np.float64)
     correct = np.array([[one.is_correct, two.is_correct] for one, two in pairs], dtype=np.float64)
@@ -116,7 +116,11 @@ def _decide(
     loss, accuracy = measured["loss_increase"], measured["accuracy_change"]
     ratio = measured["perplexity_ratio"]
     checks = [
-        (loss.low > limits.max_loss_increase, loss.value > limits.max_loss_increase, _loss_reason(loss, limits)),
+        (
+            loss.low > limits.max_loss_increase,
+            loss.value > limits.max_loss_increase,
+            _loss_reason(loss, limits),
+        ),
         (
             accuracy.high < -limits.max_accuracy_drop,
             accuracy.value < -limits.max_accuracy_drop,

@@ -45,9 +45,7 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
         raise ValueError("a mean needs at least one value, and only finite ones")
     mean = float(data.mean())
     error = float(data.std(ddof=1)) / math.sqrt(data.size) if data.size > 1 else 0.0
-    return Estimate(
-        value=mean, low=mean - Z_95 * error, high=mean + Z_95 * error, num_samples=int(data.size)
-    )
+    return Estimate(value=mean, low=mean - Z_95 * error, high=mean + Z_95 * error, num_samples=int(data.size))
 
 
 def resample(num_items: int, *, num_resamples: int, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -71,4 +69,4 @@ def mcnemar_p(num_gained: int, num_lost: int) -> float:
         return 1.0
     fewer = min(num_gained, num_lost)
     tail = sum(math.comb(total, k) for k in range(fewer + 1)) / 2**total
-    return min(1.0, 2 * tail)
+    return float(min(1.0, 2 * tail))

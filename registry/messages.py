@@ -88,7 +88,7 @@ class RegressionLimits(Record):
     max_accuracy_drop: float = Field(default=0.10, gt=0, le=1, description="share of the suite, 10 points")
     max_perplexity_ratio: float = Field(default=1.5, gt=1)
     min_baseline_loss: float = Field(
-        default=0.05, gt=0, description="nats; a smaller baseline loss counts as this in the relative increase"
+        default=0.05, gt=0, description="nats; a smaller baseline loss counts as this"
     )
     min_pairs: int = Field(default=30, ge=2, description="fewer paired examples say nothing")
     num_resamples: int = Field(default=2000, ge=200)

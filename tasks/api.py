@@ -112,9 +112,7 @@ class Tandem:
             tx.get(TrainingJob, job_id)
         return JobHandle(id=job_id, is_new=False, context=self.context)
 
-    def import_checkpoint(
-        self, path: str | Path, *, as_base: bool = False, note: str = ""
-    ) -> Checkpoint:
+    def import_checkpoint(self, path: str | Path, *, as_base: bool = False, note: str = "") -> Checkpoint:
         """Register a model directory as a candidate, or as the base model."""
         origin = "base" if as_base else "imported"
         request = CheckpointImport(path=_absolute(path), origin=origin, note=note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -75,10 +76,8 @@ class TrainerChild:
     def end(self) -> None:
         """Kill the whole process group and wait; harmless where it is gone."""
         if self.return_code is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self._process.wait(timeout=KILL_WAIT_SECONDS)
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:

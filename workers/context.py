@@ -63,7 +63,6 @@ class Context:
                 log.warning("%s was not sent; the sweep will send it: %s", message.task, error)
                 return
 
-
     def deliver(self, message: Message, *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Publish an answer that cost work: keep trying while Redis is away, for an hour at most."""
         for wait_seconds in DELIVERY_WAITS_SECONDS:

@@ -14,7 +14,9 @@ from registry.states import Priority
 SUFFIX = ".jsonl"
 
 
-def ready(settings: Settings, *, now_seconds: float | None = None) -> Iterator[tuple[Path, TrainingSubmission]]:
+def ready(
+    settings: Settings, *, now_seconds: float | None = None
+) -> Iterator[tuple[Path, TrainingSubmission]]:
     """Files that nobody has written to for a while, high first, each with its request.
 
     `inbox/high`, `inbox/normal` and `inbox/low` set the priority; the inbox itself means normal.

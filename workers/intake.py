@@ -85,8 +85,9 @@ def refuse_overlap(dataset: Dataset, *, suite: Suite) -> None:
     asked = {_question(row) for row in read_rows(Path(suite.path))}
     for number, row in enumerate(read_rows(Path(dataset.path)), start=1):
         if _question(row) in asked:
+            question = row.prompt[-1].content[:80]
             raise DatasetError(
-                f"{dataset.name}, row {number} is also in the validation suite {suite.id}: {row.prompt[-1].content[:80]!r}.",
+                f"{dataset.name}, row {number} is also in the validation suite {suite.id}: {question!r}.",
                 remedy="Remove it from the training data; `tandem data validate FILE` names every such row.",
             )
 

@@ -26,9 +26,7 @@ def write_job_file(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, se
     return path
 
 
-def job_config(
-    job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings
-) -> JobConfig:
+def job_config(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings) -> JobConfig:
     """A job's hyperparameters over the defaults of the settings, over the defaults of the trainer."""
     training = settings.training
     return JobConfig(

@@ -1,4 +1,4 @@
-"""Writes `status/*.json`: what the registry knows, for people and `jq`. Atomic, strict JSON, never read back."""
+"""Writes `status/*.json`: what the registry knows, for people and `jq`. Atomic, strict, never read back."""
 
 from __future__ import annotations
 
@@ -122,9 +122,7 @@ def model_comparisons(tx: Transaction) -> ModelComparisons:
     common = {"written_at": tx.now, "stale_after_seconds": STALE_AFTER_SECONDS}
     if ranking is None:
         note = "no suite is active" if suite is None else "no ranking was made yet"
-        return ModelComparisons(
-            ranking_id=None, entries=(), weights={}, note=note, made_at=None, **common
-        )
+        return ModelComparisons(ranking_id=None, entries=(), weights={}, note=note, made_at=None, **common)
     return ModelComparisons(
         ranking_id=ranking.id,
         entries=tuple(ComparisonLine.model_validate(entry.model_dump()) for entry in ranking.entries),

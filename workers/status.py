@@ -25,7 +25,7 @@ from registry.status_files import (
     SystemStatus,
     TrainingStatus,
 )
-from registry.store import Registry, Transaction
+from registry.store import Transaction
 from workers import projections
 from workers.context import Context
 from workers.contracts import TRAINING_QUEUES
@@ -64,7 +64,9 @@ def system_status(context: Context) -> SystemStatus:
 
 def redis_status(settings: Settings, *, now: datetime) -> tuple[PartStatus, dict[str, int] | None]:
     """Is Redis up, and how many messages wait in each training queue (None where that is unknown)."""
-    client = Redis.from_url(settings.redis_url, socket_timeout=HTTP_SECONDS, socket_connect_timeout=HTTP_SECONDS)
+    client = Redis.from_url(
+        settings.redis_url, socket_timeout=HTTP_SECONDS, socket_connect_timeout=HTTP_SECONDS
+    )
     try:
         with client:
             depths = {name: int(str(client.llen(name))) for name in TRAINING_QUEUES}

@@ -44,7 +44,9 @@ def _keep_dataset(tx: Transaction, *, dataset: Dataset) -> Dataset:
         tx.add(dataset, actor="control", reason=f"{dataset.num_rows} rows")
         return dataset
     if known.content_sha256 != dataset.content_sha256:
-        raise StaleWrite(f"{dataset.id} names two contents: {known.content_sha256}, {dataset.content_sha256}.")
+        raise StaleWrite(
+            f"{dataset.id} names two contents: {known.content_sha256}, {dataset.content_sha256}."
+        )
     return known
 
 

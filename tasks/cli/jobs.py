@@ -95,7 +95,10 @@ def job_show(job_id: str, as_json: Json = False) -> None:
         events = sorted(tx.find(Event, subject_id=job_id), key=lambda event: event.id or 0)
     if as_json:
         print_json(
-            {"job": job.model_dump(mode="json"), "events": [event.model_dump(mode="json") for event in events]}
+            {
+                "job": job.model_dump(mode="json"),
+                "events": [event.model_dump(mode="json") for event in events],
+            }
         )
         return
     console.print(jobs_table([job_line(job, now=context.registry.clock())]))
@@ -124,7 +127,9 @@ def job_logs(job_id: str) -> None:
     client = Tandem()
     client.job(job_id)
     path = client.settings.paths.logs / "jobs" / f"{job_id}.log"
-    console.file.write(path.read_text(errors="replace") if path.exists() else "It has not written anything.\n")
+    console.file.write(
+        path.read_text(errors="replace") if path.exists() else "It has not written anything.\n"
+    )
 
 
 def _parse_settings(pairs: list[str]) -> dict[str, Any]:

@@ -123,11 +123,9 @@ def print_status(status: SystemStatus) -> None:
     if status.checkpoints:
         console.print(checkpoints_table(status.checkpoints))
     served = status.served
-    agreement = {True: "the server agrees", False: "the server answers with another", None: "unknown to us"}
-    console.print(
-        f"Served: {served.release_id or 'nothing'} ({served.checkpoint_id or '–'}); {agreement[served.agrees]}: "
-        f"{served.reported_by_server or 'no release'}"
-    )
+    agreement = {True: "the server agrees", False: "the server differs", None: "the server does not say"}
+    said = f"{agreement[served.agrees]}: {served.reported_by_server or 'no release'}"
+    console.print(f"Served: {served.release_id or 'nothing'} ({served.checkpoint_id or '–'}); {said}")
     console.print(f"As of {status.written_at:%Y-%m-%d %H:%M:%S} UTC, home {status.home}")
 
 

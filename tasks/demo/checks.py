@@ -39,7 +39,12 @@ def is_settled(tx: Transaction) -> bool:
 
 def claims(tx: Transaction, *, ruined_id: str, served_by: str) -> list[Claim]:
     """The demo's claims."""
-    return [_ran_in_order(tx), _accuracy_rose(tx), _ruined_was_caught(tx, ruined_id), _best_is_served(tx, served_by)]
+    return [
+        _ran_in_order(tx),
+        _accuracy_rose(tx),
+        _ruined_was_caught(tx, ruined_id),
+        _best_is_served(tx, served_by),
+    ]
 
 
 def _ran_in_order(tx: Transaction) -> Claim:

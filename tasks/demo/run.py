@@ -146,7 +146,9 @@ class Demo:
         self.client.deploy(base.id)
 
     def _train(self, view: DemoView) -> None:
-        view.say("Submitting three files, low first, high last; the training worker starts when all three wait")
+        view.say(
+            "Submitting three files, low first, high last; the training worker starts when all three wait"
+        )
         self.jobs = [
             self.client.submit(
                 self.material.training_file(file.name),
@@ -183,7 +185,9 @@ class Demo:
                     return
                 _stop_at_failure(tx)
             time.sleep(STEP_SECONDS)
-        raise TaskFailed(f"The demo made no progress for {GIVE_UP_SECONDS:g} s; see {self.settings.paths.logs}.")
+        raise TaskFailed(
+            f"The demo made no progress for {GIVE_UP_SECONDS:g} s; see {self.settings.paths.logs}."
+        )
 
 
 def _stop_at_failure(tx: Transaction) -> None:
@@ -224,7 +228,7 @@ def _next_commands(settings: Settings) -> str:
     home = os.path.relpath(settings.home)
     return (
         "Try next:\n"
-        f"  TANDEM_HOME={home} .venv/bin/tandem checkpoint list      # every number again, from the registry\n"
-        f"  TANDEM_HOME={home} .venv/bin/tandem up                   # serve the trained model; Ctrl-C stops it\n"
-        f"  TANDEM_HOME={home} .venv/bin/tandem events               # who changed what, when and why"
+        f"  TANDEM_HOME={home} .venv/bin/tandem checkpoint list   # every number again\n"
+        f"  TANDEM_HOME={home} .venv/bin/tandem up                # serve the trained model\n"
+        f"  TANDEM_HOME={home} .venv/bin/tandem events            # who changed what, and why"
     )

@@ -16,8 +16,8 @@ from registry.records import Event
 from registry.store import Registry
 from tasks.cli.output import checkpoints_table, jobs_table
 from tasks.demo.questions import Reply
-from workers.status import checkpoint_lines, job_line, recent_jobs
 from workers.stack.supervisor import Supervisor
+from workers.status import checkpoint_lines, job_line, recent_jobs
 
 SHOWN_KINDS = ("TrainingJob", "Checkpoint", "Deployment")
 NUM_EVENTS = 6
@@ -65,7 +65,9 @@ class DemoView:
 
     def _draw(self) -> RenderableType:
         head = Text(f"tandem demo  {self.elapsed_seconds:4.0f} s   {self._step}", style="bold")
-        parts = Text("  ").join(_part(name, state=part.state) for name, part in self._supervisor.running.items())
+        parts = Text("  ").join(
+            _part(name, state=part.state) for name, part in self._supervisor.running.items()
+        )
         if not self._registry_is_ready():
             return Panel(Group(head, parts))
         with self._registry.reading() as tx:
@@ -78,7 +80,13 @@ class DemoView:
         queued = "Queue: " + (" → ".join(waiting) or "empty")
         return Panel(
             Group(
-                head, parts, queued, jobs_table(jobs), checkpoints_table(lines), served, _event_lines(events[::-1])
+                head,
+                parts,
+                queued,
+                jobs_table(jobs),
+                checkpoints_table(lines),
+                served,
+                _event_lines(events[::-1]),
             )
         )
 
@@ -119,7 +127,9 @@ def _part(name: str, *, state: str) -> Text:
 
 
 def _event_lines(events: Sequence[Event]) -> Text:
-    return Text("\n".join(_event_line(event) for event in events), style="dim", overflow="ellipsis", no_wrap=True)
+    return Text(
+        "\n".join(_event_line(event) for event in events), style="dim", overflow="ellipsis", no_wrap=True
+    )
 
 
 def _event_line(event: Event) -> str:

@@ -56,7 +56,9 @@ def write_suite(path: Path) -> set[str]:
         fresh = _distinct(chosen, known=held_out)[:NUM_SUITE_ROWS]
         for number, (question, answer, word) in enumerate(fresh):
             held_out.add(word.lower())
-            rows.append({"id": f"{level.name}-{number:02d}", "difficulty": level.name, **_chat(question, answer)})
+            rows.append(
+                {"id": f"{level.name}-{number:02d}", "difficulty": level.name, **_chat(question, answer)}
+            )
     _write_rows(path, rows=rows)
     return held_out
 

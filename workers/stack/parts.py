@@ -82,7 +82,9 @@ def server_part(settings: Settings) -> Part:
     }
     write_json(config, value=fields)
     command = (sys.executable, "-m", "inference.server", str(config))
-    return Part("server", command, lambda: _http_status(f"{settings.server_url}/health") == 200, port=server.port)
+    return Part(
+        "server", command, lambda: _http_status(f"{settings.server_url}/health") == 200, port=server.port
+    )
 
 
 def flower_part(settings: Settings) -> Part:
@@ -106,7 +108,9 @@ def _celery_part(name: str, *options: str) -> Part:
 
 def _answers_ping(url: str) -> bool:
     try:
-        with Redis.from_url(url, socket_timeout=CHECK_SECONDS, socket_connect_timeout=CHECK_SECONDS) as client:
+        with Redis.from_url(
+            url, socket_timeout=CHECK_SECONDS, socket_connect_timeout=CHECK_SECONDS
+        ) as client:
             return bool(client.ping())
     except (RedisError, OSError):
         return False

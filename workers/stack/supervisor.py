@@ -91,7 +91,9 @@ class Supervisor:
                 self._spawn(running)
         self._record()
 
-    def wait_ready(self, names: Sequence[str] | None = None, *, on_change: Callable[[], None] = lambda: None) -> None:
+    def wait_ready(
+        self, names: Sequence[str] | None = None, *, on_change: Callable[[], None] = lambda: None
+    ) -> None:
         """Wait until these parts answer; `StackError` with the end of its log for one that does not."""
         wanted = [self.running[name] for name in names or list(self.running)]
         deadline = self._clock() + READY_SECONDS
@@ -138,8 +140,9 @@ class Supervisor:
         if process is None:
             raise StackError(f"{running.part.name} was not started.")
         if process.poll() is not None:
+            how = f"exit code {process.returncode}"
             raise StackError(
-                f"{running.part.name} ended while starting (exit code {process.returncode}): {self._last_words(running)}",
+                f"{running.part.name} ended while starting ({how}): {self._last_words(running)}",
                 remedy=f"Its log is {self._settings.paths.logs / running.part.name}.log.",
             )
         if running.part.is_ready():
@@ -153,7 +156,7 @@ class Supervisor:
     def _handle_death(self, running: Running) -> None:
         process = running.process
         now = self._clock()
-        if running.state != "waiting" and process is not None and running.restart_at <= running.started:
+        if process is not None and running.restart_at <= running.started:
             if now - running.started > STABLE_SECONDS:
                 running.num_restarts = 0
             pause = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**running.num_restarts)

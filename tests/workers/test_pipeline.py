@@ -1,0 +1,251 @@
+"""What the registry owes, step by step, with every message lost once."""
+
+import pytest
+
+from config.settings import Settings
+from intelligence.ranking import rank
+from intelligence.summary import summarise
+from registry import asks, judgements
+from registry.ids import id_of
+from registry.messages import EvaluationAnswer, EvaluationRequest, RegressionRequest
+from registry.records import Checkpoint, Deployment, Evaluation, Verdict
+from registry.states import CheckpointState, DeploymentState, EvaluationState, Outcome
+from registry.store import Registry
+from registry.testing import (
+    START,
+    ManualClock,
+    add_queued_job,
+    make_checkpoint,
+    make_example,
+    make_suite,
+)
+from workers.context import Message
+from workers.pipeline import bells, owed
+
+EXAMPLES = tuple(make_example(row_id=f"row-{number}") for number in range(40))
+
+
+@pytest.fixture
+def base(registry: Registry) -> Checkpoint:
+    record = make_checkpoint(id="base-aaaaaa", origin="base", step=0)
+    with registry.transaction() as tx:
+        tx.add(make_suite(), actor="test")
+        tx.add(record, actor="test")
+    return record
+
+
+def ask(registry: Registry, settings: Settings) -> list[Message]:
+    with registry.transaction() as tx:
+        return owed(tx, settings=settings)
+
+
+def answer(registry: Registry, request: EvaluationRequest, *, problem: str = "") -> None:
+    reply = EvaluationAnswer(
+        evaluation_id=request.evaluation_id,
+        checkpoint_id=request.checkpoint_id,
+        suite_id=request.suite_id,
+        examples=() if problem else EXAMPLES,
+        problem=problem,
+        host="intel",
+        started_at=START,
+        finished_at=START,
+    )
+    summary = None if problem else summarise(reply.examples)
+    with registry.transaction() as tx:
+        judgements.record_answer(tx, answer=reply, summary=summary, actor="test")
+        asks.settle(tx, kind="evaluation", subject_id=request.evaluation_id)
+
+
+def evaluate_base(registry: Registry, settings: Settings) -> None:
+    (message,) = ask(registry, settings)
+    assert isinstance(message.request, EvaluationRequest)
+    answer(registry, message.request)
+
+
+def add_candidate(registry: Registry, checkpoint_id: str = "ckpt-bbbbbb-00000010") -> str:
+    with registry.transaction() as tx:
+        tx.add(make_checkpoint(id=checkpoint_id), actor="test")
+    return checkpoint_id
+
+
+def evaluated_candidate(registry: Registry, settings: Settings) -> RegressionRequest:
+    add_candidate(registry)
+    (message,) = [found for found in ask(registry, settings) if found.task == "evaluation.run"]
+    assert isinstance(message.request, EvaluationRequest)
+    answer(registry, message.request)
+    (check,) = [found for found in ask(registry, settings) if found.task == "regression.check"]
+    assert isinstance(check.request, RegressionRequest)
+    return check.request
+
+
+def test_nothing_is_owed_without_a_suite(registry: Registry, settings: Settings) -> None:
+    add_candidate(registry)
+    assert ask(registry, settings) == []
+
+
+def test_a_complete_checkpoint_is_owed_one_evaluation(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    (message,) = ask(registry, settings)
+    assert message.task == "evaluation.run"
+    assert ask(registry, settings) == []
+    with registry.reading() as tx:
+        assert tx.get(Checkpoint, base.id).state is CheckpointState.CANDIDATE
+
+
+def test_a_lost_evaluation_is_asked_again_and_given_up_after_three(
+    registry: Registry, settings: Settings, base: Checkpoint, clock: ManualClock
+) -> None:
+    for _ in range(settings.evaluation.max_asks):
+        assert [message.task for message in ask(registry, settings)] == ["evaluation.run"]
+        clock.advance(settings.evaluation.retry_after_seconds)
+    assert ask(registry, settings) == []
+    with registry.reading() as tx:
+        (evaluation,) = tx.find(Evaluation, checkpoint_id=base.id)
+        (verdict,) = tx.find(Verdict, checkpoint_id=base.id)
+    assert evaluation.state is EvaluationState.FAILED
+    assert verdict.outcome is Outcome.UNKNOWN
+
+
+def test_the_base_model_is_the_first_anchor(registry: Registry, settings: Settings, base: Checkpoint) -> None:
+    evaluate_base(registry, settings)
+    ask(registry, settings)
+    with registry.reading() as tx:
+        assert tx.get(Checkpoint, base.id).state is CheckpointState.ACCEPTED
+
+
+def test_a_candidate_is_compared_with_the_base_until_something_is_served(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    evaluate_base(registry, settings)
+    request = evaluated_candidate(registry, settings)
+    assert request.baseline is not None
+    assert request.baseline.checkpoint_id == base.id
+    assert len(request.candidate.examples) == len(request.baseline.examples) == len(EXAMPLES)
+
+
+def test_a_candidate_waits_while_the_anchor_is_not_measured(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    candidate = add_candidate(registry)
+    for message in ask(registry, settings):
+        assert isinstance(message.request, EvaluationRequest)
+        if message.request.checkpoint_id == candidate:
+            answer(registry, message.request)
+    assert ask(registry, settings) == []
+    assert base.id
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [
+        (Outcome.PASS, CheckpointState.ACCEPTED),
+        (Outcome.REGRESSED, CheckpointState.QUARANTINED),
+        (Outcome.WATCH, CheckpointState.CANDIDATE),
+        (Outcome.UNKNOWN, CheckpointState.CANDIDATE),
+    ],
+)
+def test_only_pass_accepts_and_unknown_blocks(
+    registry: Registry, settings: Settings, base: Checkpoint, outcome: Outcome, state: CheckpointState
+) -> None:
+    evaluate_base(registry, settings)
+    request = evaluated_candidate(registry, settings)
+    verdict = Verdict(
+        id=request.verdict_id,
+        checkpoint_id=request.candidate.checkpoint_id,
+        suite_id="suite-1",
+        evaluation_id=request.candidate.evaluation_id,
+        baseline_checkpoint_id=base.id,
+        baseline_evaluation_id=None,
+        outcome=outcome,
+        reasons=("because",),
+        num_pairs=40,
+        decided_at=START,
+    )
+    with registry.transaction() as tx:
+        assert judgements.record_verdict(tx, verdict=verdict, actor="test") is not None
+        assert judgements.record_verdict(tx, verdict=verdict, actor="test") is None
+        assert tx.get(Checkpoint, verdict.checkpoint_id).state is state
+
+
+def test_an_answer_that_comes_twice_is_recorded_once(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    (message,) = ask(registry, settings)
+    assert isinstance(message.request, EvaluationRequest)
+    answer(registry, message.request)
+    answer(registry, message.request)
+    with registry.reading() as tx:
+        assert len(tx.find(Evaluation, checkpoint_id=base.id)) == 1
+        assert judgements.examples_of(tx, evaluation_id=message.request.evaluation_id) == EXAMPLES
+
+
+def test_an_evaluation_with_a_problem_means_unknown(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    evaluate_base(registry, settings)
+    candidate = add_candidate(registry)
+    (message,) = [found for found in ask(registry, settings) if found.task == "evaluation.run"]
+    assert isinstance(message.request, EvaluationRequest)
+    answer(registry, message.request, problem="its tokenizer is missing")
+    ask(registry, settings)
+    with registry.reading() as tx:
+        verdict = tx.get(Verdict, id_of("verdict", candidate, "suite-1"))
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert "its tokenizer is missing" in verdict.reasons[0]
+    assert base.id
+
+
+def test_a_ranking_is_owed_when_a_checkpoint_was_accepted_and_the_best_one_is_deployed(
+    registry: Registry, settings: Settings, base: Checkpoint, clock: ManualClock
+) -> None:
+    evaluate_base(registry, settings)
+    assert [message.task for message in ask(registry, settings)] == ["ranking.update"]
+    with registry.transaction() as tx:
+        checkpoint = tx.get(Checkpoint, base.id)
+        ranking = rank(
+            [(checkpoint, summarise(EXAMPLES))],
+            weights=settings.ranking.weights,
+            min_checkpoints=1,
+            served_checkpoint_id=None,
+            suite_id="suite-1",
+            ranking_id="rank-1",
+            now=tx.now,
+        )
+        tx.add(ranking, actor="test")
+    assert [message.task for message in ask(registry, settings)] == ["deployment.sync_best"]
+    assert ask(registry, settings) == []
+
+
+def test_a_release_that_was_taken_back_is_not_brought_forward_again(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    test_a_ranking_is_owed_when_a_checkpoint_was_accepted_and_the_best_one_is_deployed(
+        registry, settings, base, ManualClock()
+    )
+    with registry.transaction() as tx:
+        tx.add(
+            Deployment(
+                id="r1",
+                generation=1,
+                checkpoint_id=base.id,
+                state=DeploymentState.ROLLED_BACK,
+                weights_sha256="0" * 64,
+                reason="test",
+                started_at=START,
+            ),
+            actor="test",
+        )
+    clock = registry.clock
+    assert isinstance(clock, ManualClock)
+    clock.advance(3600)
+    assert ask(registry, settings) == []
+
+
+def test_a_waiting_job_without_a_message_is_rung_and_one_with_a_message_is_not(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        add_queued_job(tx, id="job-a", priority="low")
+        add_queued_job(tx, id="job-b", priority="low")
+        assert [message.queue for message in bells(tx, num_messages={})] == ["low", "low"]
+        assert len(bells(tx, num_messages={"low": 1})) == 1
+        assert bells(tx, num_messages={"low": 2, "high": 0}) == []
