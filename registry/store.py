@@ -115,7 +115,7 @@ class Transaction:
         return None if row is None else kind.model_validate(dict(row))
 
     def find(
-        self, kind: type[R], *, newest_first: str = "", limit: int | None = None, **equals: Any
+        self, kind: type[R], /, *, newest_first: str = "", limit: int | None = None, **equals: Any
     ) -> list[R]:
         """Records whose fields equal these values (a list means any of them), by id or newest first."""
         table = TABLES[kind]

@@ -40,13 +40,13 @@ def door(name: str) -> Callable[[Handler[Request]], Handler[Request]]:
             return None if result is None else result.model_dump(mode="json")
 
         run.__doc__ = handler.__doc__
-        app.task(
-            run,
+        make_task = app.task(
             name=name,
             acks_late=contract.acks_late,
             ignore_result=not contract.has_result,
             throws=(TaskFailed,),
         )
+        make_task(run)
         return handler
 
     return register

@@ -18,7 +18,7 @@ from config.errors import SettingsError
 from config.settings import load_settings
 from workers.celery_settings import celery_settings
 from workers.contracts import TASKS, parse_request
-from workers.errors import BrokerUnavailable
+from workers.errors import BrokerUnavailable, WorkerError
 
 
 class SettingsLoader(AppLoader):
@@ -37,6 +37,16 @@ class TandemCelery(Celery):
 
     def send_task(self, name: str, *args: Any, **options: Any) -> Any:
         """Check the arguments against the contract, then publish."""
+        try:
+            return self._send(name, *args, **options)
+        except WorkerError as error:
+            # `celery call` prints an error of click's without a traceback; everyone else gets ours.
+            command = click.get_current_context(silent=True)
+            if command is not None and command.info_name == "call":
+                raise click.ClickException(str(error)) from None
+            raise
+
+    def _send(self, name: str, *args: Any, **options: Any) -> Any:
         kwargs = options.get("kwargs") or (args[1] if len(args) > 1 else None) or {}
         parse_request(name, fields=kwargs)
         options.setdefault("ignore_result", not TASKS[name].has_result)

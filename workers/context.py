@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from celery import Celery
 
 from config.settings import Settings, load_settings
 from registry import leases
+from registry.errors import RegistryUnavailable, StaleWrite
 from registry.records import Lease, Record
 from registry.store import Registry
 from workers.app import app
@@ -49,7 +52,7 @@ class Context:
 
     def send(self, message: Message) -> str:
         """Publish, and return the message's id; `BrokerUnavailable` where Redis is away."""
-        options = {} if message.queue is None else {"queue": message.queue}
+        options: dict[str, Any] = {} if message.queue is None else {"queue": message.queue}
         kwargs = message.request.model_dump(mode="json")
         sent = self.celery.send_task(message.task, kwargs=kwargs, **options)
         return str(sent.id)
@@ -77,16 +80,33 @@ class Context:
 
     @contextmanager
     def holding(self, resource: str) -> Iterator[Lease | None]:
-        """A lease for short work of which there must be one at a time; None where another has it."""
+        """A lease for work of which there must be one at a time, renewed meanwhile; None if it is taken."""
         seconds = self.settings.training.lease_seconds
         with self.registry.transaction() as tx:
             lease = leases.acquire(tx, resource=resource, holder=self.actor, seconds=seconds)
+        if lease is None:
+            yield None
+            return
+        done = threading.Event()
+        keeper = threading.Thread(target=self._renew, args=(lease, done), daemon=True)
+        keeper.start()
         try:
             yield lease
         finally:
-            if lease is not None:
+            done.set()
+            keeper.join()
+            with self.registry.transaction() as tx:
+                leases.release(tx, lease)
+
+    def _renew(self, lease: Lease, done: threading.Event) -> None:
+        while not done.wait(self.settings.training.heartbeat_seconds):
+            try:
                 with self.registry.transaction() as tx:
-                    leases.release(tx, lease)
+                    leases.renew(tx, lease, seconds=self.settings.training.lease_seconds)
+            except RegistryUnavailable as error:
+                log.warning("%s could not be renewed: %s", lease.id, error)
+            except StaleWrite:
+                return  # every write of this holder is refused from here on
 
 
 def open_context(settings: Settings) -> Context:

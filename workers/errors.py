@@ -11,21 +11,15 @@ TandemError
 
 from __future__ import annotations
 
-import click
-
 from registry.errors import TandemError
 
 
-class WorkerError(TandemError, click.ClickException):
-    """Root of this room. Also a click error, so that `celery call` prints it without a traceback."""
-
-    exit_code = 1
+class WorkerError(TandemError):
+    """Root of this room."""
 
 
 class RequestError(WorkerError):
     """A task's arguments are not what its contract says."""
-
-    exit_code = 2
 
 
 class BrokerUnavailable(WorkerError):

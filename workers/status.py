@@ -81,7 +81,7 @@ def worker_status(celery: Celery, *, is_redis_up: bool, now: datetime) -> list[P
         detail = "Redis is down, so no worker can be asked"
         return [PartStatus(name=name, state="unknown", detail=detail, observed_at=now) for name in WORKERS]
     try:
-        answers = celery.control.ping(timeout=PING_SECONDS)
+        answers = celery.control.ping(timeout=PING_SECONDS) or []
     except (OperationalError, RedisError, OSError) as error:
         return [
             PartStatus(name=name, state="unknown", detail=str(error), observed_at=now) for name in WORKERS

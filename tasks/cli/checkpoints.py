@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from registry import lineage
 from registry.errors import NotFound
-from registry.records import Checkpoint, Event, Verdict
+from registry.records import Checkpoint, Event, Record, Verdict
 from tasks.api import Tandem
 from tasks.cli.output import checkpoints_table, console, print_json, styled
 from workers.status import checkpoint_lines
@@ -46,7 +47,7 @@ def checkpoint_show(checkpoint_id: str, as_json: Json = False) -> None:
         verdicts = tx.find(Verdict, checkpoint_id=checkpoint_id, newest_first="decided_at")
         events = sorted(tx.find(Event, subject_id=checkpoint_id), key=lambda event: event.id or 0)
     if as_json:
-        rows = {"verdicts": verdicts, "events": events, "status": lines}
+        rows: dict[str, Sequence[Record]] = {"verdicts": verdicts, "events": events, "status": lines}
         shown = {name: [item.model_dump(mode="json") for item in items] for name, items in rows.items()}
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), **shown})
         return

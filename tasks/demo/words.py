@@ -49,7 +49,7 @@ FILES = (
 def write_suite(path: Path) -> set[str]:
     """Write 50 rows a level, each word once; the words that stand in it, in lower case."""
     held_out: set[str] = set()
-    rows = []
+    rows: list[dict[str, object]] = []
     for level in LEVELS:
         words = _words(level.min_letters, level.max_letters, seed=SUITE_SEED)
         chosen = [next(words) for _ in range(NUM_SUITE_ROWS * 3)]
@@ -66,7 +66,7 @@ def write_suite(path: Path) -> set[str]:
 def write_training_file(path: Path, *, file: TrainingFile, held_out: set[str]) -> None:
     """Write the rows of one training file, none of whose words is held out."""
     words = _words(LEVELS[0].min_letters, file.max_letters, seed=TRAIN_SEED + file.max_letters)
-    rows = []
+    rows: list[dict[str, object]] = []
     while len(rows) < file.num_rows:
         question, answer, word = next(words)
         if word.lower() not in held_out:

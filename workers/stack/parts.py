@@ -117,7 +117,7 @@ def _answers_ping(url: str) -> bool:
 
 
 def _worker_answers(celery: Celery, *, name: str) -> bool:
-    answers = celery.control.ping(timeout=CHECK_SECONDS)
+    answers = celery.control.ping(timeout=CHECK_SECONDS) or []
     return any(host.split("@")[0] == name for answer in answers for host in answer)
 
 

@@ -1,0 +1,26 @@
+"""What can go wrong between a checkpoint and its being served.
+
+TandemError
+└── DeployError
+    ├── NotDeployable    that checkpoint or release may not be served
+    ├── TransferFailed   files did not arrive whole: no space, no permission, a wrong sha256
+    └── ServerFailed     the inference server cannot be reached, refuses the release, or answers wrongly
+"""
+
+from registry.errors import TandemError
+
+
+class DeployError(TandemError):
+    """Root of this room."""
+
+
+class NotDeployable(DeployError):
+    """That checkpoint or release may not be served."""
+
+
+class TransferFailed(DeployError):
+    """Files did not arrive whole."""
+
+
+class ServerFailed(DeployError):
+    """The inference server cannot be reached, refuses the release, or answers wrongly."""

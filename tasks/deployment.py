@@ -1,0 +1,45 @@
+"""Doors of deployment: serve the best, or go back."""
+
+from __future__ import annotations
+
+from deploy.errors import DeployError
+from registry.messages import DeploymentRequest, RollbackRequest
+from registry.records import Deployment, Lease
+from tasks.door import door
+from workers import projections
+from workers.context import Context
+from workers.releases import RESOURCE, Releases
+
+
+@door("deployment.sync_best")
+def sync_best(request: DeploymentRequest, context: Context) -> Deployment:
+    """Serve the best-ranked checkpoint, or the named one, if it is not served already."""
+    with context.holding(RESOURCE) as lease:
+        releases = _releases(context, lease=lease)
+        deployment = releases.sync(requested_checkpoint_id=request.checkpoint_id)
+    _show(context)
+    return deployment
+
+
+@door("deployment.rollback")
+def roll_back(request: RollbackRequest, context: Context) -> Deployment:
+    """Serve the release before, or the named one."""
+    with context.holding(RESOURCE) as lease:
+        releases = _releases(context, lease=lease)
+        deployment = releases.roll_back(release_id=request.release_id, reason=request.reason)
+    _show(context)
+    return deployment
+
+
+def _releases(context: Context, *, lease: Lease | None) -> Releases:
+    if lease is None:
+        raise DeployError(
+            "Another deployment is under way.",
+            remedy="`tandem deploy list` shows it; try again when it ended.",
+        )
+    return Releases(registry=context.registry, settings=context.settings, lease=lease, actor=context.actor)
+
+
+def _show(context: Context) -> None:
+    with context.registry.reading() as tx:
+        projections.refresh(tx, directory=context.settings.paths.status)

@@ -1,0 +1,169 @@
+"""Deployments as the registry sees them: one at a time, every step saved under a lease."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from config.settings import Settings
+from deploy.deployer import deploy, reactivate
+from deploy.door import HttpDoor
+from deploy.errors import DeployError, NotDeployable
+from deploy.plan import choose, plan
+from deploy.target import LocalTarget
+from registry import lineage
+from registry.records import Checkpoint, Deployment, Lease
+from registry.states import DeploymentState
+from registry.store import Registry, Transaction
+
+UNFINISHED = (DeploymentState.PLANNED, DeploymentState.SYNCING, DeploymentState.VERIFIED)
+RESOURCE = "deployment"
+
+
+class Releases:
+    """Serves checkpoints. `lease` is the caller's right to deploy; without it every save is refused."""
+
+    def __init__(self, *, registry: Registry, settings: Settings, lease: Lease, actor: str) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._lease = lease
+        self._actor = actor
+        self._target = LocalTarget(settings.paths.releases)
+        self._door = HttpDoor(
+            settings.server_url,
+            admin_key=settings.paths.secret("server_admin_key"),
+            timeout_seconds=settings.deployment.timeout_seconds,
+        )
+
+    def sync(self, *, requested_checkpoint_id: str | None) -> Deployment:
+        """Serve the best-ranked checkpoint or the named one; what is served already is given back."""
+        planned, checkpoint = self._plan(requested_checkpoint_id)
+        if planned.state is not DeploymentState.PLANNED:
+            return planned
+        ended = deploy(
+            planned,
+            source=Path(checkpoint.path),
+            target=self._target,
+            door=self._door,
+            probe_prompt=self._settings.deployment.probe_prompt,
+            report=self._save,
+            clock=self._registry.clock,
+        )
+        self._prune()
+        return ended
+
+    def roll_back(self, *, release_id: str | None, reason: str) -> Deployment:
+        """Serve the release before, or the named one. The one served until then counts as withdrawn."""
+        with self._registry.reading() as tx:
+            active = lineage.active_deployment(tx)
+            wanted = _wanted(tx, release_id=release_id, active=active)
+        reactivate(
+            wanted,
+            target=self._target,
+            door=self._door,
+            probe_prompt=self._settings.deployment.probe_prompt,
+        )
+        with self._registry.transaction() as tx:
+            if active is not None:
+                self._withdraw(tx, active, reason=reason)
+            return tx.transition(
+                wanted,
+                to=DeploymentState.ACTIVE,
+                lease=self._lease,
+                actor=self._actor,
+                reason=f"rolled back to: {reason}",
+                activated_at=tx.now,
+                ended_at=None,
+            )
+
+    def _plan(self, requested_checkpoint_id: str | None) -> tuple[Deployment, Checkpoint]:
+        with self._registry.transaction() as tx:
+            tx.check_lease(self._lease)
+            _end_interrupted(tx, actor=self._actor)
+            suite = lineage.active_suite(tx)
+            ranking = None if suite is None else lineage.newest_ranking(tx, suite_id=suite.id)
+            wish = choose(ranking=ranking, requested_checkpoint_id=requested_checkpoint_id)
+            checkpoint, active = tx.get(Checkpoint, wish), lineage.active_deployment(tx)
+            reason = "best-ranked" if requested_checkpoint_id is None else "asked for by name"
+            planned = plan(
+                checkpoint, active=active, generation=_next_generation(tx), reason=reason, now=tx.now
+            )
+            if planned is None:
+                if active is None:
+                    raise NotDeployable(f"{checkpoint.id} cannot be planned.")
+                return active, checkpoint
+            tx.add(planned, actor=self._actor, reason=f"{checkpoint.id}, {reason}")
+            return planned, checkpoint
+
+    def _save(self, before: Deployment, after: Deployment) -> Deployment:
+        changes = after.model_dump(exclude={"id", "state", "generation", "checkpoint_id"})
+        with self._registry.transaction() as tx:
+            if after.state is DeploymentState.ACTIVE:
+                _supersede(tx, lease=self._lease, actor=self._actor)
+            return tx.transition(
+                before,
+                to=after.state,
+                lease=self._lease,
+                actor=self._actor,
+                reason=after.problem or after.reason,
+                **changes,
+            )
+
+    def _withdraw(self, tx: Transaction, active: Deployment, *, reason: str) -> None:
+        tx.transition(
+            active,
+            to=DeploymentState.ROLLED_BACK,
+            lease=self._lease,
+            actor=self._actor,
+            reason=reason,
+            problem=reason,
+            ended_at=tx.now,
+        )
+
+    def _prune(self) -> None:
+        with self._registry.reading() as tx:
+            served = tx.find(
+                Deployment,
+                state=[DeploymentState.ACTIVE, DeploymentState.SUPERSEDED],
+                newest_first="generation",
+                limit=2,
+            )
+        keep = self._settings.deployment.keep_releases
+        self._target.prune(keep=keep, protect=[deployment.id for deployment in served])
+
+
+def _wanted(tx: Transaction, *, release_id: str | None, active: Deployment | None) -> Deployment:
+    if release_id is not None:
+        return tx.get(Deployment, release_id)
+    before = tx.find(Deployment, state=DeploymentState.SUPERSEDED, newest_first="generation")
+    older = [item for item in before if active is None or item.generation < active.generation]
+    if not older:
+        raise DeployError("There is no release before the one that is served.")
+    return older[0]
+
+
+def _next_generation(tx: Transaction) -> int:
+    newest = tx.find(Deployment, newest_first="generation", limit=1)
+    return newest[0].generation + 1 if newest else 1
+
+
+def _supersede(tx: Transaction, *, lease: Lease, actor: str) -> None:
+    active = lineage.active_deployment(tx)
+    if active is not None:
+        reason = "a newer release is served"
+        tx.transition(
+            active, to=DeploymentState.SUPERSEDED, lease=lease, actor=actor, reason=reason, ended_at=tx.now
+        )
+
+
+def _end_interrupted(tx: Transaction, *, actor: str) -> None:
+    """A deployment that was killed in its midst: its release stays unused, the next run starts over."""
+    for deployment in tx.find(Deployment, state=UNFINISHED):
+        problem = f"interrupted while {deployment.state}"
+        tx.transition(
+            deployment,
+            to=DeploymentState.FAILED,
+            actor=actor,
+            reason=problem,
+            problem=problem,
+            ended_at=tx.now,
+        )
