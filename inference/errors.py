@@ -8,6 +8,7 @@ InferenceError
     ├── ServerConfigError   its configuration is unreadable or unsafe
     ├── ReleaseError        the named release is absent, broken, or failed its probe
     ├── NoActiveRelease     nothing is loaded that could answer
+    ├── RequestRefused      the request cannot be done, or not by this client
     └── Overloaded          too many requests wait already
 """
 
@@ -46,6 +47,24 @@ class ReleaseError(ServerError):
 
 class NoActiveRelease(ServerError):
     """Nothing is loaded that could answer."""
+
+
+class RequestRefused(ServerError):
+    """The request cannot be done, or not by this client. Carries what the HTTP answer needs."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        status_code: int = 400,
+        code: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status_code = status_code
+        self.code = code
+        self.param = param
 
 
 class Overloaded(ServerError):

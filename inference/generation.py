@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,7 +68,7 @@ def generate(
     return [reply.result() for reply in replies]
 
 
-def stream(loaded: LoadedModel, prompt: Prompt, *, settings: GenerationSettings) -> Iterator[StreamPiece]:
+def stream(loaded: LoadedModel, prompt: Prompt, *, settings: GenerationSettings) -> Generator[StreamPiece]:
     """Answer one prompt piece by piece: a piece a token, its text empty while a character is unfinished.
 
     The pieces' texts, joined, are `result.text` of the last. Closing the iterator ends the generation.

@@ -1,4 +1,4 @@
-"""What the inference server says of itself and takes from a deployer: read by deploy and ops, written by inference."""
+"""What the inference server tells of itself and takes from a deployer: read by deploy and ops."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ServerState = Literal["ok", "waiting", "loading", "error"]
 class ServerHealth(Record):
     """`GET /health`. Only `ok` answers completions.
 
-    `waiting`: no release was ever made current. `loading`: the first one is being loaded. `error`: it could not
-    be, and `problem` says why. While `ok`, `loading_release_id` names a release being loaded beside the
+    `waiting`: no release was ever made current. `loading`: the first one is being loaded. `error`: it could
+    not be, and `problem` says why. While `ok`, `loading_release_id` names a release being loaded beside the
     served one, and `problem` why the last attempt at one failed.
     """
 
@@ -51,7 +51,7 @@ class SetActiveAnswer(Record):
 
 
 class ReleaseInfo(Record):
-    """A line of `GET /models`: a release that lies in the server's directory. `problem`: it cannot be served."""
+    """A line of `GET /models`: a release in the server's directory. `problem`: it cannot be served."""
 
     release_id: str
     weights_sha256: str | None

@@ -1,0 +1,215 @@
+"""The served model and the threads that run it, seen from the event loop.
+
+Generations run one after the other in one thread; releases are loaded in another, beside the served one.
+A request holds on to the release it began with, so that a swap touches nothing in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from inference.errors import NoActiveRelease, Overloaded, ServerError
+from inference.generation import StreamPiece, stream
+from inference.model import LoadedModel
+from inference.prompts import encode_prompt
+from inference.server.config import ServerConfig
+from inference.server.releases import current_release_id, load_release, release_directory
+from registry.errors import ManifestError
+from registry.manifests import read_manifest
+from registry.records import GenerationSettings
+from registry.rows import ChatMessage
+from registry.serving import ServerHealth, ServerState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServedRelease:
+    """A loaded release."""
+
+    release_id: str
+    loaded: LoadedModel
+    loaded_at: datetime
+
+
+class Engine:
+    """Holds the active release, swaps it, and answers with it."""
+
+    def __init__(self, config: ServerConfig, *, clock: Callable[[], datetime]) -> None:
+        self._config = config
+        self._clock = clock
+        self._started_at = clock()
+        self._active: ServedRelease | None = None
+        self._loading_id: str | None = None
+        self._is_restoring = False
+        self._problem = ""
+        self._num_requests = self._num_errors = self._num_pending = 0
+        self._is_closing = threading.Event()
+        self._generating = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
+        self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
+        self._loading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
+
+    def restore(self) -> Future[None]:
+        """Begin to load what `current` names. The future never fails: a broken one is told by `health`."""
+        self._is_restoring = True
+        return self._loading.submit(self._restore)
+
+    def close(self) -> None:
+        """End every generation at its next token and wait for the threads."""
+        self._is_closing.set()
+        for executor in (self._loading, self._encoding, self._generating):
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def active_id(self) -> str | None:
+        """Id of the release that a request would get."""
+        active = self._active
+        return None if active is None else active.release_id
+
+    def active(self) -> ServedRelease:
+        """The release to answer with; `NoActiveRelease` says why there is none."""
+        if (active := self._active) is not None:
+            return active
+        reasons = {
+            "loading": "the release is being loaded; try again shortly.",
+            "error": f"the current one cannot be served: {self._problem}",
+        }
+        reason = reasons.get(self._status(), "deploy one, or POST /models/set_active.")
+        raise NoActiveRelease(f"no release is active; {reason}")
+
+    def health(self) -> ServerHealth:
+        """The server's state at this moment."""
+        active = self._active
+        return ServerHealth(
+            status=self._status(),
+            release_id=None if active is None else active.release_id,
+            weights_sha256=None if active is None else active.loaded.weights_sha256,
+            loaded_at=None if active is None else active.loaded_at,
+            loading_release_id=self._loading_id,
+            problem=self._problem,
+            num_requests=self._num_requests,
+            num_errors=self._num_errors,
+            num_waiting=max(0, self._num_pending - 1),
+            uptime_seconds=max(0.0, (self._clock() - self._started_at).total_seconds()),
+        )
+
+    async def activate(self, release_id: str) -> tuple[ServedRelease, str | None]:
+        """Load a release beside the served one, probe it, swap. Returns it and the id of the one before.
+
+        `ReleaseError` leaves the old one serving. Goes on to its end if the client does not wait for it.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._loading, self._activate, release_id)
+
+    async def encode(self, release: ServedRelease, messages: tuple[ChatMessage, ...]) -> tuple[int, ...]:
+        """Token ids of a conversation, computed off the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._encoding, encode_prompt, release.loaded, messages)
+
+    async def reply(
+        self, release: ServedRelease, prompt: tuple[int, ...], *, settings: GenerationSettings
+    ) -> AsyncGenerator[StreamPiece]:
+        """The pieces of a reply. Closing the iterator ends the generation at its next token.
+
+        `Overloaded` if too many wait. A slow reader holds up nobody: pieces wait in memory, bounded by
+        `max_new_tokens`.
+        """
+        if self._num_pending > self._config.max_waiting:
+            raise Overloaded(f"{self._num_pending - 1} requests wait already.", remedy="Try again shortly.")
+        self._num_requests += 1
+        self._num_pending += 1
+        is_unwanted = threading.Event()
+        pieces: asyncio.Queue[StreamPiece | Exception] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def put(piece: StreamPiece | Exception) -> None:
+            with suppress(RuntimeError):  # the loop has closed: nobody is left to read
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        work = self._generating.submit(
+            self._generate, release, prompt, settings=settings, is_unwanted=is_unwanted, put=put
+        )
+        try:
+            while True:
+                piece = await pieces.get()
+                if isinstance(piece, Exception):
+                    self._num_errors += 1
+                    raise piece
+                yield piece
+                if piece.result is not None:
+                    return
+        finally:
+            is_unwanted.set()
+            work.cancel()
+            self._num_pending -= 1
+
+    def _generate(
+        self,
+        release: ServedRelease,
+        prompt: tuple[int, ...],
+        *,
+        settings: GenerationSettings,
+        is_unwanted: threading.Event,
+        put: Callable[[StreamPiece | Exception], None],
+    ) -> None:
+        try:
+            with closing(stream(release.loaded, prompt, settings=settings)) as pieces:
+                for piece in pieces:
+                    if is_unwanted.is_set() or self._is_closing.is_set():
+                        put(ServerError("The server is shutting down."))
+                        return
+                    put(piece)
+        except Exception as error:  # noqa: BLE001 - it is raised again where the request is answered
+            put(error)
+
+    def _restore(self) -> None:
+        try:
+            release_id = current_release_id(self._config.releases_dir)
+            if release_id is not None:
+                self._activate(release_id)
+        except Exception as error:
+            self._problem = str(error)
+            logger.exception("the current release cannot be restored")
+        finally:
+            self._is_restoring = False
+
+    def _activate(self, release_id: str) -> tuple[ServedRelease, str | None]:
+        before = self._active
+        self._loading_id = release_id
+        try:
+            directory = release_directory(self._config.releases_dir, release_id)
+            if before is not None and self._is_same(before, release_id=release_id):
+                return before, before.release_id
+            loaded = load_release(directory, device=self._config.device, num_threads=self._config.num_threads)
+            served = ServedRelease(release_id=release_id, loaded=loaded, loaded_at=self._clock())
+        except Exception as error:
+            self._problem = str(error)
+            raise
+        finally:
+            self._loading_id = None
+        self._active, self._problem = served, ""
+        logger.info("serving release %s (weights %s)", release_id, loaded.weights_sha256[:12])
+        gc.collect()
+        return served, None if before is None else before.release_id
+
+    def _is_same(self, served: ServedRelease, *, release_id: str) -> bool:
+        if served.release_id != release_id:
+            return False
+        with suppress(ManifestError):  # a broken one is reported by loading it
+            manifest = read_manifest(self._config.releases_dir / release_id)
+            return manifest.weights_sha256 == served.loaded.weights_sha256
+        return False
+
+    def _status(self) -> ServerState:
+        if self._active is not None:
+            return "ok"
+        if self._is_restoring or self._loading_id is not None:
+            return "loading"
+        return "error" if self._problem else "waiting"
