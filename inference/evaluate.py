@@ -45,7 +45,7 @@ def evaluate(
     problem = ""
     try:
         examples = _run(request, limits=limits)
-    except TandemError as error:
+    except (TandemError, OSError) as error:
         problem = f"{type(error).__name__}: {error}"
     finally:
         _free_memory()

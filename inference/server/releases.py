@@ -64,7 +64,7 @@ def load_release(directory: Path, *, device: str, num_threads: int | None) -> Lo
     try:
         loaded = load_model(directory, device=device, num_threads=num_threads)
         _probe(loaded)
-    except (InferenceError, RegistryError) as error:
+    except (InferenceError, RegistryError, OSError) as error:
         raise ReleaseError(f"Release {directory.name!r} cannot be served: {error}") from error
     return loaded
 

@@ -154,6 +154,7 @@ def _no_tokenizer(model: Path, _suite: Path) -> None:
         (lambda model, suite: (model / "manifest.json").unlink(), "ManifestError: .* no manifest.json"),
         (lambda model, suite: shutil.rmtree(model), "ModelError: .* not a model directory"),
         (_no_tokenizer, "ModelError: .* has no tokenizer"),
+        (lambda model, suite: (model / "manifest.json").write_text("{}"), "ManifestError: .* cannot be read"),
         (lambda model, suite: suite.unlink(), "DatasetError: The suite .* cannot be read: No such file"),
         (lambda model, suite: suite.write_text("{}"), "DatasetError: The suite .* as asked. Copy the suite"),
     ],
