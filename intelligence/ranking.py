@@ -7,11 +7,12 @@ is left out while speed is not measured on an idle GPU: a number that depends on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import Field, model_validator
 
-from registry.records import Checkpoint, EvaluationSummary, Ranking, RankingEntry, Record
+from registry.records import Checkpoint, Estimate, EvaluationSummary, Ranking, RankingEntry, Record
 from registry.states import CheckpointState
 
 
@@ -38,11 +39,26 @@ class RankingWeights(Record):
 Candidate = tuple[Checkpoint, EvaluationSummary]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """An eligible checkpoint with the terms of its score."""
+
+    checkpoint: Checkpoint
+    loss: Estimate
+    accuracy: Estimate
+    terms: dict[str, float]
+
+    @property
+    def score(self) -> float:
+        """The sum of the terms, higher is better."""
+        return sum(self.terms.values())
+
+
 def rank(
     candidates: Sequence[Candidate],
     *,
     weights: RankingWeights,
-    min_checkpoints: int,
+    min_checkpoints: int = 3,
     served_checkpoint_id: str | None,
     suite_id: str,
     ranking_id: str,
@@ -50,60 +66,50 @@ def rank(
 ) -> Ranking:
     """Accepted checkpoints with a known loss, best first; none below `min_checkpoints`, with a note.
 
-    Deterministic: equal scores go to the served one, then the older, then the smaller id.
+    Deterministic: equal scores go to the served one, then the older, then the lower step, then the
+    smaller id.
     """
-    eligible = [item for item in candidates if _is_eligible(item)]
-    common = {
-        "id": ranking_id,
-        "suite_id": suite_id,
-        "weights": weights.measured,
-        "num_eligible": len(eligible),
-        "made_at": now,
-    }
-    if len(eligible) < min_checkpoints:
-        note = f"{len(eligible)} accepted checkpoints; {min_checkpoints} are needed to rank."
-        return Ranking(entries=(), note=note, **common)
-    order = sorted(
-        ((_terms(summary, weights=weights), checkpoint, summary) for checkpoint, summary in eligible),
-        key=lambda item: (
-            -sum(item[0].values()),
-            item[1].id != served_checkpoint_id,
-            item[1].created_at,
-            item[1].id,
-        ),
+    scored = [item for item in (_scored(one, weights=weights) for one in candidates) if item is not None]
+    is_enough = len(scored) >= min_checkpoints
+    note = f"{len(scored)} accepted checkpoints with a known loss; {min_checkpoints} are needed to rank."
+    return Ranking(
+        id=ranking_id,
+        suite_id=suite_id,
+        entries=_entries(scored, served_checkpoint_id=served_checkpoint_id) if is_enough else (),
+        weights=weights.measured,
+        num_eligible=len(scored),
+        note="" if is_enough else note,
+        made_at=now,
     )
-    entries = tuple(
-        _entry(place, checkpoint=checkpoint, summary=summary, terms=terms)
-        for place, (terms, checkpoint, summary) in enumerate(order, start=1)
-    )
-    return Ranking(entries=entries, note="", **common)
 
 
-def _is_eligible(candidate: Candidate) -> bool:
+def _scored(candidate: Candidate, *, weights: RankingWeights) -> Scored | None:
+    """None for what may not be ranked."""
     checkpoint, summary = candidate
-    return checkpoint.state is CheckpointState.ACCEPTED and summary.loss is not None
-
-
-def _terms(summary: EvaluationSummary, *, weights: RankingWeights) -> dict[str, float]:
-    if summary.loss is None:
-        raise ValueError("a checkpoint without a known loss cannot be ranked")
+    if checkpoint.state is not CheckpointState.ACCEPTED or summary.loss is None:
+        return None
     measured = weights.measured
-    return {
+    terms = {
         "loss": measured["loss"] / (1 + summary.loss.value),
         "accuracy": measured["accuracy"] * summary.accuracy.value,
     }
+    return Scored(checkpoint, loss=summary.loss, accuracy=summary.accuracy, terms=terms)
 
 
-def _entry(
-    place: int, *, checkpoint: Checkpoint, summary: EvaluationSummary, terms: dict[str, float]
-) -> RankingEntry:
-    if summary.loss is None:
-        raise ValueError(f"{checkpoint.id} has no known loss")
-    return RankingEntry(
-        rank=place,
-        checkpoint_id=checkpoint.id,
-        score=sum(terms.values()),
-        loss=summary.loss,
-        accuracy=summary.accuracy,
-        terms=terms,
+def _entries(scored: Sequence[Scored], *, served_checkpoint_id: str | None) -> tuple[RankingEntry, ...]:
+    def order(item: Scored) -> tuple[float, bool, datetime, int, str]:
+        checkpoint = item.checkpoint
+        is_other = checkpoint.id != served_checkpoint_id
+        return -item.score, is_other, checkpoint.created_at, checkpoint.step, checkpoint.id
+
+    return tuple(
+        RankingEntry(
+            rank=place,
+            checkpoint_id=item.checkpoint.id,
+            score=item.score,
+            loss=item.loss,
+            accuracy=item.accuracy,
+            terms=item.terms,
+        )
+        for place, item in enumerate(sorted(scored, key=order), start=1)
     )

@@ -7,31 +7,52 @@ beyond it entirely is `regressed`, beyond it by the estimate only is `watch`. Wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-from numpy.typing import NDArray
 
-from intelligence.statistics import percentile_estimate, resample
+from intelligence.statistics import Floats, Statistic, paired_bootstrap
 from intelligence.summary import is_known
 from registry.messages import Evidence, RegressionLimits, RegressionRequest
 from registry.records import Estimate, ExampleResult, Ranking, Verdict
 from registry.states import Outcome
 
-Pair = tuple[ExampleResult, ExampleResult]
+# exp overflows above 709; a ratio of e^50 is beyond any limit.
+MAX_LOG_RATIO = 50.0
+
+# Columns of the table of pairs.
+CANDIDATE_LOSS, BASELINE_LOSS, CANDIDATE_CORRECT, BASELINE_CORRECT = range(4)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit held against one estimate. `reason` is the sentence that tells both."""
+
+    is_beyond: bool
+    is_wholly_beyond: bool
+    reason: str
 
 
 def judge(request: RegressionRequest, *, now: datetime, rng: np.random.Generator) -> Verdict:
-    """The verdict on a candidate; `rng` draws the bootstrap."""
+    """The verdict on a candidate; `rng` draws the bootstrap.
+
+    Loss: mean(candidate) / mean(baseline) - 1, where a baseline below `min_baseline_loss` nats counts as
+    that, for near zero a relative increase explodes (0.001 to 0.002 is +100 %). Accuracy: difference of
+    shares. Perplexity: exp of the mean difference of losses.
+    """
     problem = _why_unknown(request)
     if problem:
         return _verdict(request, outcome=Outcome.UNKNOWN, reasons=(problem,), now=now)
-    pairs = _pairs(request)
-    measured = _measure(pairs, limits=request.limits, rng=rng)
-    outcome, reasons = _decide(measured, limits=request.limits, num_pairs=len(pairs))
-    return _verdict(
-        request, outcome=outcome, reasons=reasons, now=now, num_pairs=len(pairs), measured=measured
+    measured = paired_bootstrap(
+        _table(request),
+        statistics=_statistics(request.limits),
+        num_resamples=request.limits.num_resamples,
+        rng=rng,
     )
+    outcome, reasons = _decide(_checks(measured, limits=request.limits))
+    return _verdict(request, outcome=outcome, reasons=reasons, now=now, measured=measured)
 
 
 def choose_baseline(
@@ -39,7 +60,8 @@ def choose_baseline(
 ) -> list[str]:
     """Checkpoints that may anchor a comparison, best claim first: served, best ranked, base.
 
-    Never "the last that passed": with it, five steps of +14 % go unseen.
+    The anchor is the first of them that has an answered evaluation on the suite. Never "the last that
+    passed": with it, five steps of +14 % go unseen.
     """
     best = ranking.entries[0].checkpoint_id if ranking is not None and ranking.entries else None
     claims = (served_checkpoint_id, best, base_checkpoint_id)
@@ -55,24 +77,46 @@ def _why_unknown(request: RegressionRequest) -> str:
     rows, baseline_rows = ({example.row_id for example in side.examples} for side in (candidate, baseline))
     if rows != baseline_rows:
         return (
-            f"The rows differ: {len(rows - baseline_rows)} are new, {len(baseline_rows - rows)} are missing."
+            f"The rows differ: {len(rows - baseline_rows)} are only the candidate's, "
+            f"{len(baseline_rows - rows)} only the baseline's."
         )
     if len(rows) != len(candidate.examples) or len(baseline_rows) != len(baseline.examples):
         return "A row was answered twice in one evaluation."
     if len(rows) < request.limits.min_pairs:
         return f"{len(rows)} paired examples are too few; {request.limits.min_pairs} are needed."
-    return _unknown_losses(candidate, role="candidate") or _unknown_losses(baseline, role="baseline")
+    return (
+        _unknown_losses(candidate, role="candidate")
+        or _unknown_losses(baseline, role="baseline")
+        or _other_tokens(request)
+    )
 
 
 def _unknown_losses(evidence: Evidence, *, role: str) -> str:
     unknown = [example for example in evidence.examples if not is_known(example)]
     if not unknown:
         return ""
-    cause = unknown[0].problem or "no finite loss"
-    return f"{len(unknown)} of {len(evidence.examples)} examples of the {role} have no finite loss ({cause})."
+    first = min(unknown, key=lambda example: example.row_id)
+    cause = first.problem or ("no finite loss" if first.loss is None else f"a loss of {first.loss:g}")
+    return (
+        f"The loss of {len(unknown)} of {len(evidence.examples)} examples of the {role} is unknown ({cause})."
+    )
 
 
-def _pairs(request: RegressionRequest) -> list[Pair]:
+def _other_tokens(request: RegressionRequest) -> str:
+    """Losses are means over tokens: where the tokens differ, they measure different things."""
+    num_other = sum(
+        mine.num_answer_tokens != other.num_answer_tokens or mine.expected != other.expected
+        for mine, other in _pairs(request)
+    )
+    if not num_other:
+        return ""
+    return (
+        f"The expected answers of {num_other} rows differ, or were cut into other tokens: "
+        "losses of different tokenizers cannot be compared."
+    )
+
+
+def _pairs(request: RegressionRequest) -> list[tuple[ExampleResult, ExampleResult]]:
     baseline = request.baseline.examples if request.baseline else ()
     by_row = {example.row_id: example for example in baseline}
     return [
@@ -81,86 +125,70 @@ def _pairs(request: RegressionRequest) -> list[Pair]:
     ]
 
 
-def _measure(pairs: list[Pair], *, limits: RegressionLimits, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Relative loss increase, change of accuracy, ratio of perplexities, each with its interval."""
-    losses = np.array([[one.loss, two.loss] for one, two in pairs], dtype=np.float64)
-    correct = np.array([[one.is_correct, two.is_correct] for one, two in pairs], dtype=np.float64)
-    draws = resample(len(pairs), num_resamples=limits.num_resamples, rng=rng)
+def _table(request: RegressionRequest) -> Floats:
+    """Shape (pairs, 4): losses in nats and correctness, the candidate's before the baseline's."""
+    rows = [(mine.loss, other.loss, mine.is_correct, other.is_correct) for mine, other in _pairs(request)]
+    return np.array(rows, dtype=np.float64)
 
-    def measure(values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        loss, accuracy = values[..., :2], values[..., 2:]
-        # Near zero a relative increase explodes (0.001 to 0.002 is +100 %), so the baseline has a floor.
-        floor = np.maximum(loss[..., 1], limits.min_baseline_loss)
-        difference = loss[..., 0] - loss[..., 1]
-        return {
-            "loss_increase": difference / floor,
-            "accuracy_change": accuracy[..., 0] - accuracy[..., 1],
-            "perplexity_ratio": np.exp(np.minimum(difference, MAX_LOG_RATIO)),
-        }
 
-    table = np.concatenate([losses, correct], axis=1)
-    point, drawn = measure(table.mean(axis=0)), measure(table[draws].mean(axis=1))
+def _statistics(limits: RegressionLimits) -> dict[str, Statistic]:
+    def loss_increase(means: Floats) -> Floats:
+        floor = np.maximum(means[..., BASELINE_LOSS], limits.min_baseline_loss)
+        return (means[..., CANDIDATE_LOSS] - means[..., BASELINE_LOSS]) / floor
+
+    def accuracy_change(means: Floats) -> Floats:
+        return means[..., CANDIDATE_CORRECT] - means[..., BASELINE_CORRECT]
+
+    def perplexity_ratio(means: Floats) -> Floats:
+        difference = means[..., CANDIDATE_LOSS] - means[..., BASELINE_LOSS]
+        return np.exp(np.minimum(difference, MAX_LOG_RATIO))
+
     return {
-        name: percentile_estimate(float(point[name]), draws=drawn[name], num_samples=len(pairs))
-        for name in point
+        "loss_increase": loss_increase,
+        "accuracy_change": accuracy_change,
+        "perplexity_ratio": perplexity_ratio,
     }
 
 
-# exp overflows above 709; a ratio of e^50 is beyond any limit.
-MAX_LOG_RATIO = 50.0
-
-
-def _decide(
-    measured: dict[str, Estimate], *, limits: RegressionLimits, num_pairs: int
-) -> tuple[Outcome, tuple[str, ...]]:
+def _checks(measured: Mapping[str, Estimate], *, limits: RegressionLimits) -> list[Check]:
     loss, accuracy = measured["loss_increase"], measured["accuracy_change"]
-    ratio = measured["perplexity_ratio"]
-    checks = [
-        (
-            loss.low > limits.max_loss_increase,
-            loss.value > limits.max_loss_increase,
-            _loss_reason(loss, limits),
+    ratio, lowest = measured["perplexity_ratio"], -limits.max_accuracy_drop
+    return [
+        Check(
+            is_beyond=loss.value > limits.max_loss_increase,
+            is_wholly_beyond=loss.low > limits.max_loss_increase,
+            reason=f"The loss changed by {_told(loss, how='+.1%')}; "
+            f"the limit is {limits.max_loss_increase:+.1%}.",
         ),
-        (
-            accuracy.high < -limits.max_accuracy_drop,
-            accuracy.value < -limits.max_accuracy_drop,
-            _accuracy_reason(accuracy, limits),
+        Check(
+            is_beyond=accuracy.value < lowest,
+            is_wholly_beyond=accuracy.high < lowest,
+            reason=f"The accuracy changed by {_told(accuracy, how='+.1f', scale=100, unit=' points')}; "
+            f"the limit is {100 * lowest:+.1f} points.",
         ),
-        (
-            ratio.low > limits.max_perplexity_ratio,
-            ratio.value > limits.max_perplexity_ratio,
-            _ratio_reason(ratio, limits),
+        Check(
+            is_beyond=ratio.value > limits.max_perplexity_ratio,
+            is_wholly_beyond=ratio.low > limits.max_perplexity_ratio,
+            reason=f"The perplexity is {_told(ratio, how='.3g')} times the baseline's; "
+            f"the limit is {limits.max_perplexity_ratio:g}.",
         ),
     ]
-    broken = tuple(reason for whole, _, reason in checks if whole)
+
+
+def _told(estimate: Estimate, *, how: str, scale: float = 1, unit: str = "") -> str:
+    numbers = (estimate.value, estimate.low, estimate.high)
+    value, low, high = (format(scale * number, how) for number in numbers)
+    return f"{value}{unit} (95 % interval {low} to {high}, n = {estimate.num_samples})"
+
+
+def _decide(checks: list[Check]) -> tuple[Outcome, tuple[str, ...]]:
+    broken = tuple(check.reason for check in checks if check.is_wholly_beyond)
     if broken:
         return Outcome.REGRESSED, broken
-    doubtful = tuple(reason for _, point, reason in checks if point)
+    doubtful = tuple(check.reason for check in checks if check.is_beyond)
     if doubtful:
         return Outcome.WATCH, doubtful
-    return Outcome.PASS, (f"No limit is broken (n = {num_pairs}). " + checks[0][2],)
-
-
-def _loss_reason(estimate: Estimate, limits: RegressionLimits) -> str:
-    return (
-        f"Loss {estimate.value:+.1%} [{estimate.low:+.1%}, {estimate.high:+.1%}] against the baseline, "
-        f"limit {limits.max_loss_increase:+.0%}, n = {estimate.num_samples}."
-    )
-
-
-def _accuracy_reason(estimate: Estimate, limits: RegressionLimits) -> str:
-    points = [100 * bound for bound in (estimate.value, estimate.low, estimate.high)]
-    return (
-        f"Accuracy {points[0]:+.1f} points [{points[1]:+.1f}, {points[2]:+.1f}], "
-        f"limit {-100 * limits.max_accuracy_drop:+.0f}, n = {estimate.num_samples}."
-    )
-
-
-def _ratio_reason(estimate: Estimate, limits: RegressionLimits) -> str:
-    return (
-        f"Perplexity x{estimate.value:.2f} [x{estimate.low:.2f}, x{estimate.high:.2f}], "
-        f"limit x{limits.max_perplexity_ratio:g}, n = {estimate.num_samples}."
-    )
+    return Outcome.PASS, tuple(check.reason for check in checks)
 
 
 def _verdict(
@@ -169,10 +197,9 @@ def _verdict(
     outcome: Outcome,
     reasons: tuple[str, ...],
     now: datetime,
-    num_pairs: int = 0,
-    measured: dict[str, Estimate] | None = None,
+    measured: Mapping[str, Estimate] | None = None,
 ) -> Verdict:
-    baseline = request.baseline
+    baseline, measured = request.baseline, measured or {}
     return Verdict(
         id=request.verdict_id,
         checkpoint_id=request.candidate.checkpoint_id,
@@ -182,7 +209,9 @@ def _verdict(
         baseline_evaluation_id=baseline.evaluation_id if baseline else None,
         outcome=outcome,
         reasons=reasons,
-        num_pairs=num_pairs,
+        num_pairs=len(request.candidate.examples) if measured else 0,
         decided_at=now,
-        **(measured or {}),
+        loss_increase=measured.get("loss_increase"),
+        accuracy_change=measured.get("accuracy_change"),
+        perplexity_ratio=measured.get("perplexity_ratio"),
     )

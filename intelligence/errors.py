@@ -1,0 +1,18 @@
+"""What can go wrong in judging.
+
+TandemError
+└── IntelligenceError
+    └── InvalidSample    a statistic was asked of values that have none
+
+What cannot be judged is no error: it is a verdict of `unknown` with its reason.
+"""
+
+from registry.errors import TandemError
+
+
+class IntelligenceError(TandemError):
+    """Root of this room."""
+
+
+class InvalidSample(IntelligenceError):
+    """A statistic was asked of values that have none."""
