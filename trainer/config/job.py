@@ -1,0 +1,119 @@
+"""A training job's configuration: what the supervisor writes into JOB.json and the trainer reads.
+
+Unknown keys are refused, numbers are finite. Nothing here loads torch, so that a worker can check a
+submission in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from pydantic import Field, ValidationError
+
+from registry.records import Record
+from trainer.config.hyperparameters import Hyperparameters
+from trainer.config.problems import config_error
+from trainer.errors import ConfigError
+
+M = TypeVar("M", bound=Record)
+
+
+class ModelConfig(Record):
+    """Where the run starts from. `dtype` is what the arithmetic uses; weights are kept in float32."""
+
+    path: Path
+    max_length: int = Field(default=4096, ge=2, description="tokens of a row, chat template included")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: bfloat16 where CUDA supports it, else float32"
+    )
+
+
+class DataConfig(Record):
+    """What is learnt."""
+
+    path: Path
+    dataset_id: str | None = None
+    overlong: Literal["drop", "reject"] = Field(
+        default="drop", description="rows over max_length: left out and counted, or the job is refused"
+    )
+
+
+class OutputConfig(Record):
+    """Where checkpoints go, and when. The last step always has one."""
+
+    checkpoints_dir: Path
+    checkpoint_every_steps: int | None = Field(default=None, ge=1, description="instead of num_checkpoints")
+    num_checkpoints: int = Field(default=1, ge=1, description="evenly spread, the last one included")
+
+
+class EnvironmentConfig(Record):
+    """The machine."""
+
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
+    num_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads")
+
+
+class MonitoringConfig(Record):
+    """How often the run is reported."""
+
+    report_every_seconds: float = Field(default=1.0, ge=0, description="0 reports every step")
+
+
+class JobConfig(Record):
+    """One job, complete: every path, every number, nothing implied."""
+
+    job_id: str | None = None
+    parent_checkpoint_id: str | None = None
+    hyperparameters: Hyperparameters = Hyperparameters()
+    model: ModelConfig
+    data: DataConfig
+    output: OutputConfig
+    environment: EnvironmentConfig = EnvironmentConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
+    resume: bool = Field(default=True, description="go on from the newest valid checkpoint of this run")
+
+
+def check_hyperparameters(values: Mapping[str, Any]) -> Hyperparameters:
+    """A submission's overrides over the defaults; `ConfigError` names field, value and remedy."""
+    return _check(Hyperparameters, value=dict(values), prefix="hyperparameters")
+
+
+def check_job(value: Mapping[str, Any]) -> JobConfig:
+    """A job from plain values; `ConfigError` names field, value and remedy."""
+    return _check(JobConfig, value=dict(value), prefix="")
+
+
+def read_job(path: Path) -> JobConfig:
+    """A job from its JSON file; `ConfigError` where it cannot be read or used."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{path} cannot be read: {reason}.", field="", remedy="Check the path.") from None
+    return check_job(_parse_object(text, path=path))
+
+
+def _check(model: type[M], *, value: dict[str, Any], prefix: str) -> M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise config_error(error, model=model, prefix=prefix) from None
+
+
+def _parse_object(text: str, *, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} is not valid JSON: {error}.", field="", remedy="NaN and Infinity are not JSON either."
+        ) from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: a job is a JSON object, not {type(value).__name__}.", field="")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")

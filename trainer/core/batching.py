@@ -1,0 +1,94 @@
+"""Which rows form the batch of step N: a pure function of lengths, seed and N.
+
+Rows of similar length share a batch, so that little is padding, and a batch is as many rows as its token
+budget allows. Lengths are rounded up by at most one eighth before rows are sorted by them; rows that round
+to the same length change places from epoch to epoch, while the number and sizes of the batches stay the
+same. Resuming needs no sampler state: the step number says everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+# Up to an eighth: finer rounding saves a few tokens of padding, but sorts rows by what they teach. On words
+# of 3 to 5 letters to be reversed, batches of one length each ended at loss 2.34, mixed ones at 1.66.
+ROUNDING_BITS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPlan:
+    """Batches of a whole run. `lengths` int64 [num_sequences], in tokens."""
+
+    lengths: Indices
+    tokens_per_batch: int
+    num_epochs: int
+    seed: int
+    max_steps: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The same in every epoch."""
+        return len(self._bounds()) - 1
+
+    @property
+    def num_steps(self) -> int:
+        """Of the whole run: every epoch in full, unless `max_steps` ends it sooner."""
+        full = self.steps_per_epoch * self.num_epochs
+        return full if self.max_steps is None else min(full, self.max_steps)
+
+    def batch(self, step: int) -> Indices:
+        """Sequence numbers of the batch of step `step`, counted from 0; the longest first."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self._epoch(epoch)[position]
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
+    def _epoch(self, epoch: int) -> list[Indices]:
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(len(self.lengths))
+        order = order[np.argsort(-self._rounded()[order], kind="stable")]
+        batches = np.split(order, self._bounds()[1:-1])
+        return [batches[index] for index in random.permutation(len(batches))]
+
+    @lru_cache(maxsize=1)  # noqa: B019
+    def _bounds(self) -> list[int]:
+        longest_first = -np.sort(-self._rounded())
+        bounds = [0]
+        while bounds[-1] < len(longest_first):
+            num_rows = max(1, self.tokens_per_batch // int(longest_first[bounds[-1]]))
+            bounds.append(min(bounds[-1] + num_rows, len(longest_first)))
+        return bounds
+
+    @lru_cache(maxsize=1)  # noqa: B019
+    def _rounded(self) -> Indices:
+        unit = 2 ** np.maximum(0, np.floor(np.log2(self.lengths)).astype(np.int64) - ROUNDING_BITS)
+        rounded: Indices = -(-self.lengths // unit) * unit
+        return rounded
+
+
+def split_to_limit(indices: Indices, *, lengths: Indices, max_tokens: int | None) -> Iterator[Indices]:
+    """Consecutive parts of a batch, each with at most `max_tokens` padded tokens or of a single row."""
+    if max_tokens is None:
+        yield indices
+        return
+    start = 0
+    while start < len(indices):
+        stop, longest = start, 0
+        while stop < len(indices):
+            longest = max(longest, int(lengths[indices[stop]]))
+            if stop > start and longest * (stop + 1 - start) > max_tokens:
+                break
+            stop += 1
+        yield indices[start:stop]
+        start = stop
+
+
+def padded_tokens(indices: Indices, *, lengths: Indices) -> int:
+    """What a batch costs: its rows times the longest of them."""
+    return len(indices) * int(lengths[indices].max())

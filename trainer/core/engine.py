@@ -1,0 +1,228 @@
+"""The engine: one job in, verified checkpoints out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from registry.errors import DatasetError
+from trainer.clock import Clock, SystemClock
+from trainer.config.job import JobConfig
+from trainer.control import Control, FlagControl, Request
+from trainer.core.batching import BatchPlan
+from trainer.core.chat import ChatEncoder
+from trainer.core.checkpoints import Checkpoint, latest_valid, prepare_directory
+from trainer.core.data import TokenizedDataset, tokenize_file
+from trainer.core.loss import collate
+from trainer.core.memory import named_out_of_memory
+from trainer.core.models import check_projection, identify_model, load_model, load_tokenizer
+from trainer.core.optimizer import make_optimizer
+from trainer.core.report import Reporter
+from trainer.core.run import Run, run_digest
+from trainer.core.runtime import choose_device, choose_dtype, reproducible
+from trainer.core.step import StepRunner
+from trainer.errors import ConfigError, DataError
+from trainer.messages import (
+    CheckpointSaved,
+    ChildMessage,
+    EndState,
+    Finished,
+    Started,
+    TrainingResult,
+    Warned,
+)
+
+Emit = Callable[[ChildMessage], None]
+
+END_STATES: dict[Request, EndState] = {"stop": "stopped", "pause": "paused"}
+
+
+class TrainerEngine:
+    """Trains one job at a time.
+
+    The loop is our own, not Hugging Face's Trainer, for three things that its callbacks cannot give: a step
+    that ran out of memory is taken again in smaller parts with the same gradient; a run that was cut off
+    goes on bit for bit, since batch and learning rate are pure functions of the step number; and a command
+    takes effect at the next step boundary. It is also faster: benchmarks/trainer.py measures both.
+
+    `emit` receives every message, `control` is asked once a step, `clock` tells the time.
+    """
+
+    def __init__(self, *, emit: Emit, control: Control | None = None, clock: Clock | None = None) -> None:
+        self._emit = emit
+        self._control = control or FlagControl()
+        self._clock = clock or SystemClock()
+
+    def run_job(self, config: JobConfig) -> TrainingResult:
+        """Train a job to its end, or until control asks otherwise.
+
+        Emits `Started`, `Progress`, `CheckpointSaved`, `Warned` and `Finished`; its result is also returned.
+        Raises a `TrainerError` for what ends a run badly; the checkpoints saved before stay valid.
+        """
+        device = choose_device(config.environment.device)
+        with (
+            reproducible(
+                device=device,
+                num_threads=config.environment.num_threads,
+                seed=config.hyperparameters.seed,
+            ),
+            named_out_of_memory("Memory ran out outside of a training step."),
+        ):
+            run = self._prepare(config, device=device)
+            result = self._train(run)
+        self._emit(Finished(result=result))
+        return result
+
+    def _prepare(self, config: JobConfig, *, device: torch.device) -> Run:
+        inputs = _read_inputs(config, device=device)
+        found = self._find_checkpoint(config, digest=inputs.digest)
+        source = config.model.path if found is None else found.path
+        model = load_model(source, device=device, tokenizer=inputs.tokenizer)
+        run = _make_run(config, inputs=inputs, model=model, device=device, warn=self._warn)
+        if found is not None:
+            run.restore(found)
+        self._emit(
+            Started(
+                num_rows=inputs.dataset.num_rows,
+                num_sequences=inputs.dataset.num_sequences,
+                num_dropped_rows=inputs.dataset.num_dropped_rows,
+                num_steps=run.plan.num_steps,
+                resumed_from_step=run.step or None,
+                device=str(device),
+            )
+        )
+        return run
+
+    def _find_checkpoint(self, config: JobConfig, *, digest: str) -> Checkpoint | None:
+        directory = config.output.checkpoints_dir
+        prepare_directory(directory)
+        found, warnings = latest_valid(directory)
+        for warning in warnings:
+            self._warn(warning)
+        if found is None:
+            return None
+        if not config.resume or found.state.run_digest != digest:
+            raise _occupied(config, found=found)
+        return found
+
+    def _train(self, run: Run) -> TrainingResult:
+        reporter = Reporter(run, emit=self._emit, clock=self._clock)
+        if run.saved is not None:
+            self._announce(run.saved)  # it may be that nobody heard of it before the run was cut off
+        while not run.is_done:
+            request = self._control.request
+            if request is not None:
+                return self._end_early(run, reporter=reporter, state=END_STATES[request])
+            reporter.after_step(run.advance())
+            if run.is_checkpoint_due:
+                self._save(run)
+        return reporter.result("finished")
+
+    def _end_early(self, run: Run, *, reporter: Reporter, state: EndState) -> TrainingResult:
+        if run.step and (run.saved is None or run.saved.state.step != run.step):
+            self._save(run)
+        return reporter.result(state)
+
+    def _save(self, run: Run) -> None:
+        self._announce(run.save(created_at=self._clock.now()))
+
+    def _announce(self, checkpoint: Checkpoint) -> None:
+        manifest = checkpoint.manifest
+        self._emit(
+            CheckpointSaved(
+                path=str(checkpoint.path),
+                step=manifest.step,
+                is_final=manifest.is_final,
+                weights_sha256=manifest.weights_sha256,
+                train_loss=manifest.train_loss,
+            )
+        )
+
+    def _warn(self, message: str) -> None:
+        self._emit(Warned(message=message))
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    tokenizer: Any
+    dataset: TokenizedDataset
+    dtype: torch.dtype
+    digest: str
+
+
+def _read_inputs(config: JobConfig, *, device: torch.device) -> _Inputs:
+    parent_sha256 = identify_model(config.model.path)
+    tokenizer = load_tokenizer(config.model.path)
+    dataset = _read_dataset(config, tokenizer=tokenizer)
+    dtype = choose_dtype(config.model.dtype, device=device)
+    digest = run_digest(config, data_digest=dataset.digest, parent_sha256=parent_sha256, dtype=dtype)
+    return _Inputs(tokenizer=tokenizer, dataset=dataset, dtype=dtype, digest=digest)
+
+
+def _read_dataset(config: JobConfig, *, tokenizer: Any) -> TokenizedDataset:
+    try:
+        return tokenize_file(
+            config.data.path,
+            encoder=ChatEncoder(tokenizer),
+            max_length=config.model.max_length,
+            overlong=config.data.overlong,
+        )
+    except DatasetError as error:
+        raise DataError(error.message, remedy=error.remedy) from error
+
+
+def _make_run(
+    config: JobConfig, *, inputs: _Inputs, model: Any, device: torch.device, warn: Callable[[str], None]
+) -> Run:
+    hyperparameters, dataset = config.hyperparameters, inputs.dataset
+    shortest = np.array([dataset.lengths.argmin()])
+    check_projection(model, batch=collate(dataset, indices=shortest, device=device))
+    optimizer = make_optimizer(model, hyperparameters=hyperparameters)
+    runner = StepRunner(
+        model,
+        optimizer=optimizer,
+        dataset=dataset,
+        hyperparameters=hyperparameters,
+        device=device,
+        dtype=inputs.dtype,
+        warn=warn,
+    )
+    plan = BatchPlan(
+        lengths=dataset.lengths,
+        tokens_per_batch=hyperparameters.tokens_per_batch,
+        num_epochs=hyperparameters.num_epochs,
+        seed=hyperparameters.seed,
+        max_steps=hyperparameters.max_steps,
+    )
+    return Run(
+        config=config,
+        digest=inputs.digest,
+        model=model,
+        tokenizer=inputs.tokenizer,
+        optimizer=optimizer,
+        runner=runner,
+        dataset=dataset,
+        plan=plan,
+        device=device,
+        dtype=inputs.dtype,
+    )
+
+
+def _occupied(config: JobConfig, *, found: Checkpoint) -> ConfigError:
+    before = found.manifest.config.get("hyperparameters")
+    after = config.hyperparameters.model_dump(mode="json")
+    changed = [
+        name for name, value in after.items() if isinstance(before, dict) and before.get(name) != value
+    ]
+    what = f" with other {', '.join(changed)}" if changed else " with other data, parent or settings"
+    is_same = "" if config.resume else ", and resume is false"
+    return ConfigError(
+        f"output.checkpoints_dir holds {found.path.name} of a run{what}{is_same}: it is not overwritten.",
+        field="output.checkpoints_dir",
+        value=str(config.output.checkpoints_dir),
+        remedy="Name another directory, or submit this as a job of its own.",
+    )

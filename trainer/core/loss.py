@@ -1,0 +1,68 @@
+"""The loss on answer tokens alone, without an attention mask and without logits nobody asked for.
+
+Rows are padded on the right. With causal attention no real token sees a later one, hence none sees the
+padding, and what padding sees is never read: no mask is needed, which keeps the fast attention kernels.
+Hidden states are picked at the positions that predict an answer token before the output projection, so
+logits exist for those alone. At a vocabulary of 151 936 this is most of the memory of a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.core.batching import Indices
+from trainer.core.data import TokenizedDataset
+
+PADDING_ID = 0  # any id will do: nothing that is read depends on it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`input_ids` int64 [rows, length - 1]; `targets` int64 [answers], each predicted at `positions`
+    int64 [answers] of the flattened input. `num_tokens` counts real tokens, `num_answers` the targets."""
+
+    input_ids: Tensor
+    positions: Tensor
+    targets: Tensor
+    num_tokens: int
+    num_answers: int
+
+
+def collate(dataset: TokenizedDataset, *, indices: Indices, device: torch.device) -> Batch:
+    """Sequences as one right-padded batch; the last token of a row is only ever a target."""
+    lengths = dataset.lengths[indices]
+    width = int(lengths.max())
+    # Real places of the padded matrix, and the same tokens' places in the flat data, row by row.
+    is_real = np.arange(width) < lengths[:, None]
+    source = (dataset.starts[indices][:, None] + np.arange(width))[is_real]
+    tokens = np.full(is_real.shape, PADDING_ID, dtype=np.int64)
+    tokens[is_real] = dataset.tokens[source]
+    is_answer = np.zeros(is_real.shape, dtype=np.bool_)
+    is_answer[is_real] = dataset.is_answer[source]
+    predicted = is_answer[:, 1:]  # nothing predicts a first token
+    return Batch(
+        input_ids=torch.from_numpy(np.ascontiguousarray(tokens[:, :-1])).to(device),
+        positions=torch.from_numpy(np.flatnonzero(predicted)).to(device),
+        targets=torch.from_numpy(tokens[:, 1:][predicted]).to(device),
+        num_tokens=int(lengths.sum()),
+        num_answers=int(predicted.sum()),
+    )
+
+
+def answer_loss_sum(model: Any, *, batch: Batch) -> Tensor:
+    """Sum of the negative log-likelihoods (nats) of a batch's answer tokens, float32 scalar."""
+    return functional.cross_entropy(answer_logits(model, batch=batch), batch.targets, reduction="sum")
+
+
+def answer_logits(model: Any, *, batch: Batch) -> Tensor:
+    """float32 [answers, vocabulary]: what the model predicts where an answer token follows."""
+    hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    picked = hidden.flatten(0, 1).index_select(0, batch.positions)
+    logits: Tensor = model.get_output_embeddings()(picked)
+    return logits.float()

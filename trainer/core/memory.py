@@ -1,0 +1,46 @@
+"""Recognise that memory ran out, free what can be freed, and say how much was used at most."""
+
+from __future__ import annotations
+
+import gc
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from trainer.errors import OutOfMemory
+
+CPU_ALLOCATION_MESSAGE = "can't allocate memory"  # c10's DefaultCPUAllocator
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for CUDA's own error, for the CPU allocator's RuntimeError, and for Python's MemoryError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and CPU_ALLOCATION_MESSAGE in str(error)
+
+
+@contextmanager
+def named_out_of_memory(message: str, *, remedy: str = "Use a device with more memory.") -> Iterator[None]:
+    """Inside this block memory that runs out is the trainer's own `OutOfMemory`, with this message."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(message, remedy=remedy) from error
+
+
+def free_memory() -> None:
+    """Drop garbage, then give cached blocks back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Of the device for CUDA, of the whole process for a CPU, since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,161 @@
+"""Load the model that training starts from, and save the one it leads to: safetensors, this disk only."""
+
+# mypy: allow-untyped-calls
+# transformers annotates only part of its functions.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from registry.errors import ManifestError
+from registry.files import write_json
+from registry.manifests import MANIFEST_NAME, list_files, verify, weights_sha256
+from trainer.core.loss import Batch, answer_logits
+from trainer.core.memory import is_out_of_memory
+from trainer.errors import ModelError, OutOfMemory
+
+# Two ways to the same logits differ by rounding alone.
+PROJECTION_TOLERANCE = 1e-3
+
+
+def identify_model(directory: Path) -> str:
+    """Hex sha256 of a model's weights; verified against its manifest where it has one."""
+    if not (directory / "config.json").is_file():
+        raise ModelError(
+            f"{directory} is not a model directory: it has no config.json.",
+            remedy="Save a model into it with save_pretrained().",
+        )
+    try:
+        if (directory / MANIFEST_NAME).is_file():
+            return verify(directory, with_state=False).weights_sha256
+        return weights_sha256(list_files(directory))
+    except ManifestError as error:
+        raise ModelError(error.message, remedy=error.remedy) from error
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """A transformers tokenizer; `ModelError` where the directory has no usable one."""
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a damaged tokenizer.json surfaces as a bare Exception of tokenizers
+        raise ModelError(f"{directory}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+
+
+def load_model(directory: Path, *, device: torch.device, tokenizer: Any) -> Any:
+    """A causal language model in training mode, its weights in float32, on `device`.
+
+    Weights stay in float32 whatever the arithmetic uses: a step of 1e-5 is lost in bfloat16's eight bits.
+    Raises `ModelError` for what is not a complete causal language model, `OutOfMemory`.
+    """
+    try:
+        with no_progress_bars():
+            loading: Any = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        model, report = loading
+        model = model.to(device).train()
+    except Exception as error:  # transformers and safetensors share no root; all mean: not loadable
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"{directory} does not fit in the memory of {device}.", remedy="Free the device."
+            ) from error
+        raise ModelError(f"{directory} cannot be loaded as a model: {_first_line(error)}") from error
+    _check_report(directory, report=report)
+    _check_vocabulary(directory, model=model, tokenizer=tokenizer)
+    return model
+
+
+def save_model(model: Any, *, tokenizer: Any, directory: Path, dtype: torch.dtype) -> None:
+    """Write weights in `dtype`, configuration and tokenizer as a plain transformers directory."""
+    with no_progress_bars():
+        model.save_pretrained(directory, state_dict=_converted(model.state_dict(), dtype=dtype))
+        tokenizer.save_pretrained(directory)
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    # save_pretrained() notes the dtype of the model in memory; loaders believe this file.
+    write_json(path, value={**config, "dtype": str(dtype).removeprefix("torch.")})
+
+
+def check_projection(model: Any, *, batch: Batch) -> None:
+    """`ModelError` unless the model's logits are its output projection of its hidden states.
+
+    Some families scale or cap their logits after the projection; `answer_logits` would train another model.
+    """
+    model.eval()
+    with torch.no_grad():
+        ours = answer_logits(model, batch=batch)
+        theirs = model(input_ids=batch.input_ids, use_cache=False).logits.flatten(0, 1)[batch.positions]
+    model.train()
+    scale = float(theirs.abs().max().clamp(min=1.0))
+    difference = float((ours - theirs.float()).abs().max())
+    if not difference <= PROJECTION_TOLERANCE * scale:
+        raise ModelError(
+            f"{type(model).__name__} changes its logits after the output projection (by {difference:.3g}), "
+            "which this trainer does not do.",
+            remedy="Train a model family without logit scaling or soft-capping, such as Qwen3.",
+        )
+
+
+def has_finite_weights(model: Any) -> bool:
+    """True where no parameter holds NaN or infinity."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Loading and saving inside this block print nothing; the setting before is restored."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
+def _converted(state: Mapping[str, Tensor], *, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors in another dtype; tied ones stay tied, so that they are written once."""
+    converted: dict[int, Tensor] = {}
+    for tensor in state.values():
+        if tensor.data_ptr() not in converted:
+            converted[tensor.data_ptr()] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return {name: converted[tensor.data_ptr()] for name, tensor in state.items()}
+
+
+def _check_report(directory: Path, *, report: Mapping[str, Any]) -> None:
+    """Refuse weights that transformers would fill in at random with no more than a log line."""
+    for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
+        names = sorted(map(str, report.get(kind) or ()))
+        if names:
+            raise ModelError(
+                f"{directory}: {len(names)} weights do not match config.json ({kind}: {names[0]}).",
+                remedy="Config and weights come from different models, or a weight file is incomplete.",
+            )
+
+
+def _check_vocabulary(directory: Path, *, model: Any, tokenizer: Any) -> None:
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= num_embeddings:
+        raise ModelError(
+            f"{directory}: the tokenizer has token {highest}, the model {num_embeddings} embeddings.",
+            remedy="The tokenizer belongs to another model.",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

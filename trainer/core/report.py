@@ -1,0 +1,69 @@
+"""Numbers of a run, as they go out: progress at intervals, the result at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trainer.clock import Clock
+from trainer.core.memory import peak_memory_bytes
+from trainer.core.run import Run
+from trainer.core.step import StepOutcome
+from trainer.messages import ChildMessage, EndState, Progress, TrainingResult
+
+
+class Reporter:
+    """Reports the first step, the last, and one whenever the configured interval has passed."""
+
+    def __init__(self, run: Run, *, emit: Callable[[ChildMessage], None], clock: Clock) -> None:
+        self._run = run
+        self._emit = emit
+        self._clock = clock
+        self._started = self._reported = clock.monotonic()
+        self._first_step = run.step
+        self._first_tokens = self._reported_tokens = run.num_tokens
+        self._loss_sum, self._num_answers = 0.0, 0
+
+    def after_step(self, outcome: StepOutcome) -> None:
+        """Count a step, and report it if it is time."""
+        self._loss_sum += outcome.loss_sum
+        self._num_answers += outcome.num_answers
+        now = self._clock.monotonic()
+        is_due = now - self._reported >= self._run.config.monitoring.report_every_seconds
+        if is_due or self._run.is_done or self._run.step == self._first_step + 1:
+            self._report(outcome, now=now)
+
+    def result(self, state: EndState) -> TrainingResult:
+        """How the run ended, at this moment."""
+        run, duration = self._run, self._clock.monotonic() - self._started
+        return TrainingResult(
+            state=state,
+            num_steps=run.plan.num_steps,
+            step=run.step,
+            num_tokens=run.num_tokens,
+            final_checkpoint=None if run.saved is None else str(run.saved.path),
+            mean_loss=run.mean_loss,
+            tokens_per_second=_rate(run.num_tokens - self._first_tokens, seconds=duration),
+            duration_seconds=duration,
+        )
+
+    def _report(self, outcome: StepOutcome, *, now: float) -> None:
+        run = self._run
+        self._emit(
+            Progress(
+                step=run.step,
+                num_steps=run.plan.num_steps,
+                epoch=run.step / run.plan.steps_per_epoch,
+                loss=self._loss_sum / self._num_answers,
+                learning_rate=run.learning_rate_at(run.step),
+                grad_norm=outcome.grad_norm,
+                tokens_per_second=_rate(run.num_tokens - self._reported_tokens, seconds=now - self._reported),
+                num_tokens=run.num_tokens,
+                peak_memory_bytes=peak_memory_bytes(run.device),
+            )
+        )
+        self._reported, self._reported_tokens = now, run.num_tokens
+        self._loss_sum, self._num_answers = 0.0, 0
+
+
+def _rate(count: int, *, seconds: float) -> float | None:
+    return count / seconds if seconds > 0 else None

@@ -1,0 +1,188 @@
+"""A run in progress: where it stands, its sums, and how it is saved and restored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.config.job import JobConfig
+from trainer.core.batching import BatchPlan
+from trainer.core.checkpoints import (
+    Checkpoint,
+    TrainingState,
+    checkpoint_steps,
+    load_tensors,
+    save_checkpoint,
+)
+from trainer.core.data import TokenizedDataset
+from trainer.core.models import has_finite_weights
+from trainer.core.optimizer import learning_rate_at, optimizer_tensors, restore_optimizer
+from trainer.core.runtime import random_state, set_random_state
+from trainer.core.step import StepOutcome, StepRunner
+from trainer.errors import Diverged, ModelError
+
+RECENT_STEPS = 50
+WEIGHTS_PREFIX = "weights."
+
+
+def run_digest(config: JobConfig, *, data_digest: str, parent_sha256: str, dtype: torch.dtype) -> str:
+    """Hex sha256 of all that decides a run's weights: only a run with the same one may be continued."""
+    parts = {
+        "hyperparameters": config.hyperparameters.model_dump(mode="json"),
+        "data": data_digest,
+        "parent": parent_sha256,
+        "dtype": str(dtype),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(eq=False)
+class Run:
+    """Everything that changes while a job is trained. `step` counts the steps taken."""
+
+    config: JobConfig
+    digest: str
+    model: Any
+    tokenizer: Any
+    optimizer: torch.optim.Optimizer
+    runner: StepRunner
+    dataset: TokenizedDataset
+    plan: BatchPlan
+    device: torch.device
+    dtype: torch.dtype
+    step: int = 0
+    num_tokens: int = 0
+    num_answers: int = 0
+    loss_sum: float = 0.0
+    recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    saved: Checkpoint | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """True once every planned step was taken."""
+        return self.step >= self.plan.num_steps
+
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """True right after a step that the configuration names."""
+        output = self.config.output
+        return self.step in checkpoint_steps(
+            self.plan.num_steps, every=output.checkpoint_every_steps, num_checkpoints=output.num_checkpoints
+        )
+
+    @property
+    def mean_loss(self) -> float | None:
+        """Over the whole job, in nats an answer token; None before the first step."""
+        return self.loss_sum / self.num_answers if self.num_answers else None
+
+    @property
+    def recent_loss(self) -> float | None:
+        """The same over the last steps."""
+        num_answers = sum(count for _, count in self.recent)
+        return sum(loss for loss, _ in self.recent) / num_answers if num_answers else None
+
+    def learning_rate_at(self, step: int) -> float:
+        """Of step `step`, counted from 1."""
+        return learning_rate_at(
+            step - 1, num_steps=self.plan.num_steps, hyperparameters=self.config.hyperparameters
+        )
+
+    def advance(self) -> StepOutcome:
+        """Take the next step."""
+        outcome = self.runner.take(
+            self.plan.batch(self.step),
+            step=self.step + 1,
+            learning_rate=self.learning_rate_at(self.step + 1),
+        )
+        self.step += 1
+        self.num_tokens += outcome.num_tokens
+        self.num_answers += outcome.num_answers
+        self.loss_sum += outcome.loss_sum
+        self.recent.append((outcome.loss_sum, outcome.num_answers))
+        return outcome
+
+    def save(self, *, created_at: datetime) -> Checkpoint:
+        """Write a checkpoint of the weights as they stand; `Diverged` where they are no good."""
+        self._check_weights()
+        config = self.config
+        self.saved = save_checkpoint(
+            config.output.checkpoints_dir,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            dtype=self.dtype,
+            tensors=self._tensors(),
+            state=self._state(),
+            manifest={
+                "job_id": config.job_id,
+                "parent_checkpoint_id": config.parent_checkpoint_id,
+                "dataset_id": config.data.dataset_id,
+                "num_steps": self.plan.num_steps,
+                "is_final": self.is_done,
+                "train_loss": self.recent_loss,
+                "config": config.model_dump(mode="json"),
+                "code_version": version("tandem"),
+                "created_at": created_at,
+            },
+        )
+        return self.saved
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint of this run stands. The model holds its weights already."""
+        state, tensors = checkpoint.state, load_tensors(checkpoint, device=self.device)
+        try:
+            restore_optimizer(self.optimizer, model=self.model, tensors=tensors)
+            self._restore_weights(tensors)
+        except KeyError as error:
+            raise ModelError(
+                f"{checkpoint.path}: its training state has no {error.args[0]}.",
+                remedy="Remove this checkpoint; the run then goes on from the one before.",
+            ) from error
+        self.runner.max_tokens = state.max_tokens
+        self.step, self.num_tokens, self.num_answers = state.step, state.num_tokens, state.num_answers
+        self.loss_sum, self.saved = state.loss_sum, checkpoint
+        self.recent.extend(state.losses)
+        set_random_state(state.random_state, device=self.device)
+
+    def _check_weights(self) -> None:
+        """The loss was finite before the last update; see that the model still is after it."""
+        first = int(self.plan.batch(self.step - 1)[0])
+        if has_finite_weights(self.model) and self.runner.is_finite_on(first):
+            return
+        raise Diverged(
+            f"After step {self.step} the model's weights no longer give a finite loss: training diverged.",
+            remedy="Lower learning_rate or raise warmup_steps; checkpoints saved before are good.",
+        )
+
+    def _state(self) -> TrainingState:
+        return TrainingState(
+            step=self.step,
+            run_digest=self.digest,
+            random_state=random_state(self.device),
+            num_tokens=self.num_tokens,
+            num_answers=self.num_answers,
+            loss_sum=self.loss_sum,
+            losses=tuple(self.recent),
+            max_tokens=self.runner.max_tokens,
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = optimizer_tensors(self.optimizer, model=self.model)
+        if self.dtype == torch.float32:
+            return tensors
+        weights = {f"{WEIGHTS_PREFIX}{name}": value.detach() for name, value in self.model.named_parameters()}
+        return {**tensors, **weights}
+
+    def _restore_weights(self, tensors: dict[str, Tensor]) -> None:
+        if self.dtype == torch.float32:
+            return
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"{WEIGHTS_PREFIX}{name}"])

@@ -1,0 +1,159 @@
+"""One optimizer step: the gradient of a whole batch, in as many parts as memory asks for.
+
+When memory runs out the step is not lost: the batch is split, every part adds its share of the same
+gradient (sum of its losses over the answer tokens of the whole batch), and the smaller size is kept for
+the steps that follow. Nothing has changed in the model before the optimizer moves it, so the retry is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainer.config.hyperparameters import Hyperparameters
+from trainer.core import loss as losses
+from trainer.core.batching import Indices, padded_tokens, split_to_limit
+from trainer.core.data import TokenizedDataset
+from trainer.core.loss import Batch
+from trainer.core.memory import free_memory, is_out_of_memory, named_out_of_memory
+from trainer.core.optimizer import set_learning_rate
+from trainer.core.runtime import random_state, set_random_state
+from trainer.errors import Diverged, OutOfMemory
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step learnt from. `loss_sum` in nats over `num_answers` tokens, before the weights moved."""
+
+    loss_sum: float
+    num_answers: int
+    num_tokens: int
+    grad_norm: float
+
+
+class StepRunner:
+    """Takes optimizer steps on a model, and remembers how much fits in memory.
+
+    `max_tokens` is that limit, in padded tokens a part; None until memory ran out once.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        optimizer: torch.optim.Optimizer,
+        dataset: TokenizedDataset,
+        hyperparameters: Hyperparameters,
+        device: torch.device,
+        dtype: torch.dtype,
+        warn: Callable[[str], None],
+        max_tokens: int | None = None,
+    ) -> None:
+        self.max_tokens = max_tokens
+        self._model = model
+        self._optimizer = optimizer
+        self._dataset = dataset
+        self._max_grad_norm = hyperparameters.max_grad_norm
+        self._device = device
+        self._dtype = dtype
+        self._warn = warn
+
+    def take(self, indices: Indices, *, step: int, learning_rate: float) -> StepOutcome:
+        """Step `step` on these sequences.
+
+        Raises `Diverged` before a loss or gradient that is not finite reaches the weights, `OutOfMemory`
+        where one sequence alone does not fit.
+        """
+        state = random_state(self._device)
+        while True:
+            outcome = self._try_gradient(indices)
+            if outcome is not None:
+                break
+            self._optimizer.zero_grad(set_to_none=True)
+            free_memory()
+            set_random_state(state, device=self._device)
+        self._check_finite(outcome, step=step)
+        set_learning_rate(self._optimizer, value=learning_rate)
+        self._move()
+        return outcome
+
+    def is_finite_on(self, index: int) -> bool:
+        """True where the model as it stands gives one sequence a finite loss."""
+        batch = losses.collate(self._dataset, indices=np.array([index]), device=self._device)
+        self._model.eval()
+        with torch.no_grad():
+            value = float(self._loss_sum(batch))
+        self._model.train()
+        return math.isfinite(value)
+
+    def _try_gradient(self, indices: Indices) -> StepOutcome | None:
+        """Accumulate the gradient; None where memory ran out and the next try is in smaller parts."""
+        lengths = self._dataset.lengths
+        parts = list(split_to_limit(indices, lengths=lengths, max_tokens=self.max_tokens))
+        batches = [losses.collate(self._dataset, indices=part, device=self._device) for part in parts]
+        num_answers = sum(batch.num_answers for batch in batches)
+        loss_sum = torch.zeros((), device=self._device)
+        for part, batch in zip(parts, batches, strict=True):
+            part_loss = self._try_part(batch, num_answers=num_answers)
+            if part_loss is None:
+                self._lower_limit(part)
+                return None
+            loss_sum += part_loss
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm, foreach=True)
+        loss_value, norm_value = torch.stack([loss_sum, norm.float()]).tolist()
+        return StepOutcome(
+            loss_sum=loss_value,
+            num_answers=num_answers,
+            num_tokens=sum(batch.num_tokens for batch in batches),
+            grad_norm=norm_value,
+        )
+
+    def _try_part(self, batch: Batch, *, num_answers: int) -> torch.Tensor | None:
+        try:
+            loss_sum = self._loss_sum(batch)
+            (loss_sum / num_answers).backward()  # type: ignore[no-untyped-call]  # torch annotates it not
+            return loss_sum.detach()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Left the handler first: its traceback would keep this part's activations alive.
+        return None
+
+    def _loss_sum(self, batch: Batch) -> torch.Tensor:
+        is_half = self._dtype != torch.float32
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=is_half):
+            return losses.answer_loss_sum(self._model, batch=batch)
+
+    def _lower_limit(self, part: Indices) -> None:
+        lengths = self._dataset.lengths
+        num_rows, longest = len(part), int(lengths[part].max())
+        if num_rows == 1:
+            raise OutOfMemory(
+                f"Row {self._dataset.row_numbers[part[0]]} alone ({longest} tokens) does not fit in memory.",
+                remedy="Lower max_length, so that such rows are left out, or use a device with more memory.",
+            )
+        self.max_tokens = (num_rows + 1) // 2 * longest
+        self._warn(
+            f"Memory ran out at {num_rows} rows of up to {longest} tokens "
+            f"({padded_tokens(part, lengths=lengths)} with padding): the same step is taken again in parts "
+            f"of at most {self.max_tokens} tokens, and so are the following ones."
+        )
+
+    def _check_finite(self, outcome: StepOutcome, *, step: int) -> None:
+        for name, value in (("loss", outcome.loss_sum), ("gradient norm", outcome.grad_norm)):
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"The {name} of step {step} is {value}: training diverged.",
+                    remedy="Lower learning_rate or raise warmup_steps; checkpoints saved before are good.",
+                )
+
+    def _move(self) -> None:
+        with named_out_of_memory("The optimizer's moments, twice the weights, do not fit in memory."):
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,160 @@
+"""`python -m trainer JOB.json`: one job, as a process of its own.
+
+| exit code | meaning |
+|---|---|
+| 0 | finished, or stopped or paused on request with its progress saved |
+| 1 | an error nobody foresaw; the traceback is on standard error |
+| 2 | the job file or command line cannot be used |
+| 3 | the data cannot be trained on |
+| 4 | training diverged |
+| 5 | out of memory |
+| 6 | the model cannot be loaded or learnt from |
+| 7 | the disk is full |
+| 8 | the supervisor is gone |
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from registry.errors import TandemError
+from trainer.config.job import JobConfig, read_job
+from trainer.control import FlagControl
+from trainer.errors import TrainerError
+from trainer.leash import Leash
+from trainer.messages import ChildMessage, Failed, FailureKind, Finished, Warned
+from trainer.wire import LineWriter, claim_stdout
+
+STDIN = 0
+EXIT_CODES: dict[FailureKind, int] = {
+    "internal": 1,
+    "config": 2,
+    "data": 3,
+    "diverged": 4,
+    "out_of_memory": 5,
+    "model": 6,
+    "disk": 7,
+    "orphaned": 8,
+}
+LAST_WORDS = b"The control pipe is closed: the supervisor is gone. To train without one, pass --alone.\n"
+
+Emit = Callable[[ChildMessage], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job of the command line; the exit code."""
+    arguments = _parser().parse_args(argv)
+    is_terminal = sys.stdout.isatty()
+    is_alone = arguments.alone or sys.stdin is None or sys.stdin.isatty()
+    control = FlagControl()
+    _obey_signals(control)
+    with ExitStack() as stack:
+        emit = _open_output(claim_stdout(), is_terminal=is_terminal, stack=stack)
+        if not is_alone:
+            emit = _put_on_leash(emit, control=control)
+        return run(arguments.job, emit=emit, control=control)
+
+
+def run(job: Path, *, emit: Emit, control: FlagControl) -> int:
+    """Read a job file and train it; failures are emitted as `Failed` and named by the exit code."""
+    try:
+        _train(read_job(job), emit=emit, control=control)
+    except Exception as error:  # noqa: BLE001 - whatever happens, the supervisor is told
+        return _fail(error, emit=emit)
+    return 0
+
+
+def _train(config: JobConfig, *, emit: Emit, control: FlagControl) -> None:
+    # torch and transformers take seconds: a bad job file is refused before.
+    from trainer.core.engine import TrainerEngine
+
+    TrainerEngine(emit=emit, control=control).run_job(config)
+
+
+def _fail(error: Exception, *, emit: Emit) -> int:
+    failed = _failure(error)
+    if failed.kind == "internal":
+        traceback.print_exception(error, file=sys.stderr)
+    print(f"{failed.message} {failed.remedy}".strip(), file=sys.stderr)  # noqa: T201 - the log of this job
+    if failed.kind != "orphaned":
+        try:
+            emit(failed)
+        except TrainerError as orphaned:
+            return EXIT_CODES[orphaned.kind]
+    return EXIT_CODES[failed.kind]
+
+
+def _failure(error: Exception) -> Failed:
+    if isinstance(error, TrainerError):
+        return Failed(kind=error.kind, message=error.message, remedy=error.remedy)
+    if isinstance(error, MemoryError):
+        return Failed(kind="out_of_memory", message="The process ran out of memory.")
+    remedy = error.remedy if isinstance(error, TandemError) else "The job's log has the traceback."
+    return Failed(kind="internal", message=f"{type(error).__name__}: {error}", remedy=remedy)
+
+
+def _open_output(descriptor: int, *, is_terminal: bool, stack: ExitStack) -> Emit:
+    if not is_terminal:
+        return LineWriter(descriptor)
+    # rich is of use to a terminal alone.
+    from rich.console import Console
+
+    from trainer.terminal import TerminalReporter
+
+    stream = stack.enter_context(os.fdopen(descriptor, "w"))
+    return stack.enter_context(TerminalReporter(Console(file=stream)))
+
+
+def _put_on_leash(emit: Emit, *, control: FlagControl) -> Emit:
+    def warn(message: str) -> None:
+        emit(Warned(message=message))
+
+    leash = Leash(STDIN, control=control, warn=warn, on_broken=_die)
+    leash.start()
+
+    def emit_then_release(message: ChildMessage) -> None:
+        if isinstance(message, Finished | Failed):
+            leash.release()  # a supervisor may hang up as soon as it has read this
+        emit(message)
+
+    return emit_then_release
+
+
+def _die() -> NoReturn:
+    os.write(sys.stderr.fileno(), LAST_WORDS)
+    os._exit(EXIT_CODES["orphaned"])
+
+
+def _obey_signals(control: FlagControl) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        control.ask("stop")
+        if number == signal.SIGINT:  # a second Ctrl-C means at once
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Train one job: read JOB.json, write verified checkpoints.",
+        epilog=(
+            "On a terminal it shows a progress bar; Ctrl-C saves a checkpoint and ends. Elsewhere it writes "
+            'one JSON message a line, takes {"command": "stop"} or {"command": "pause"} on standard input, '
+            "and ends as soon as that is closed. Exit codes: 0 finished, stopped or paused; 1 unforeseen; "
+            "2 job file; 3 data; 4 diverged; 5 out of memory; 6 model; 7 disk full; 8 supervisor gone."
+        ),
+    )
+    parser.add_argument("job", type=Path, metavar="JOB.json", help="job file, see trainer/config/job.py")
+    parser.add_argument("--alone", action="store_true", help="do not listen to standard input")
+    return parser
