@@ -24,7 +24,7 @@ def put(tx: Transaction, *, kind: str, subject_id: str) -> Ask:
     ask = Ask(
         id=ask_id(kind, subject_id=subject_id), kind=kind, subject_id=subject_id, num_asked=1, asked_at=tx.now
     )
-    tx.add(ask, actor="control", reason=kind)
+    tx.insert(ask)
     return ask
 
 

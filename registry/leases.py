@@ -26,16 +26,8 @@ def acquire(tx: Transaction, *, resource: str, holder: str, seconds: float) -> L
         expires_at=tx.now + timedelta(seconds=seconds),
     )
     if held is None:
-        tx.add(lease, actor=holder, reason=f"token {lease.token}")
+        tx.insert(lease)
         return lease
-    tx.log(
-        kind="Lease",
-        subject_id=resource,
-        before="expired",
-        after="held",
-        actor=holder,
-        reason=f"token {lease.token}",
-    )
     return tx.update(held, **lease.model_dump(exclude={"id"}))
 
 

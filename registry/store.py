@@ -81,12 +81,7 @@ class Transaction:
 
     def add(self, record: Record, *, actor: str, reason: str = "") -> None:
         """Insert a record and its first event; `StaleWrite` where its id exists already."""
-        table = TABLES[type(record)]
-        try:
-            with self.connection.begin_nested():
-                self.connection.execute(insert(table).values(_row(record, table=table)))
-        except IntegrityError as error:
-            raise StaleWrite(f"{type(record).__name__} cannot be added: {error.orig}.") from error
+        self.insert(record)
         self.log(
             kind=type(record).__name__,
             subject_id=str(getattr(record, "id", "")),
@@ -95,6 +90,15 @@ class Transaction:
             actor=actor,
             reason=reason,
         )
+
+    def insert(self, record: Record) -> None:
+        """Insert a record of which nobody wants to read in the event log."""
+        table = TABLES[type(record)]
+        try:
+            with self.connection.begin_nested():
+                self.connection.execute(insert(table).values(_row(record, table=table)))
+        except IntegrityError as error:
+            raise StaleWrite(f"{type(record).__name__} cannot be added: {error.orig}.") from error
 
     def get(self, kind: type[R], record_id: str) -> R:
         """The record; `NotFound` with a remedy where no row bears the id."""

@@ -20,6 +20,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from config.settings import Settings, load_settings
+from registry.errors import TandemError
 from registry.messages import (
     CheckpointImport,
     DeploymentRequest,
@@ -34,7 +35,7 @@ from registry.status_files import SystemStatus
 from workers.app import broker_unavailable
 from workers.context import Context, Message, open_context
 from workers.contracts import parse_request
-from workers.errors import NoAnswer
+from workers.errors import NoAnswer, TaskFailed
 from workers.status import system_status
 
 R = TypeVar("R", bound=Record)
@@ -150,6 +151,13 @@ class Tandem:
             ) from None
         except (OperationalError, RedisError) as error:
             raise broker_unavailable(self.context.celery, error=error) from None
+        except TandemError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a worker raised comes back by name
+            raise TaskFailed(
+                f"{task} failed in its worker: {type(error).__name__}: {error}.",
+                remedy=f"The traceback is in {self.settings.paths.logs / 'control.log'}.",
+            ) from None
 
 
 def _absolute(path: str | Path) -> str:

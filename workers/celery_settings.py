@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from config.settings import Settings
 from workers.contracts import QUEUES, TASKS
@@ -32,7 +32,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "result_serializer": "json",
         "accept_content": ["json"],
         "timezone": "UTC",
-        "task_queues": [Queue(name) for name in QUEUES],
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
         "task_default_queue": "control",
         "task_routes": {name: {"queue": str(contract.queue)} for name, contract in TASKS.items()},
         # A typing error in a queue's name must not make a queue that nobody consumes.

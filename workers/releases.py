@@ -95,7 +95,7 @@ class Releases:
             return planned, checkpoint
 
     def _save(self, before: Deployment, after: Deployment) -> Deployment:
-        changes = after.model_dump(exclude={"id", "state", "generation", "checkpoint_id"})
+        changes = after.model_dump(exclude={"id", "state", "generation", "checkpoint_id", "reason"})
         with self._registry.transaction() as tx:
             if after.state is DeploymentState.ACTIVE:
                 _supersede(tx, lease=self._lease, actor=self._actor)

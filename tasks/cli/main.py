@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from config.errors import SettingsError
@@ -30,20 +29,11 @@ for room in (stack, jobs, checkpoints, deployment, data, system):
 def main() -> None:
     """Run a command; every expected error is one sentence on standard error."""
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        cli()
     except (SettingsError, RequestError) as error:
         _fail(str(error), code=USAGE)
     except TandemError as error:
         _fail(str(error), code=FAILED)
-    except click.UsageError as error:
-        error.show()
-        sys.exit(USAGE)
-    except click.ClickException as error:
-        _fail(error.format_message(), code=error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("Interrupted.", code=130)
 
 
 def _fail(message: str, *, code: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ STATE_STYLES = {
     "watch": "yellow",
 }
 
-console = Console(soft_wrap=False)
+# Wide where nobody looks at it: a file or a pipe has no right edge.
+console = Console(width=None if sys.stdout.isatty() else 160)
 error_console = Console(stderr=True, soft_wrap=True)
 
 

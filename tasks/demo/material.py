@@ -6,32 +6,11 @@ A process of its own, so that it runs while the stack starts and leaves no torch
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from inference.tiny import build_tiny_model
-from tasks.demo.words import FILES, write_suite, write_training_file
-
-
-@dataclass(frozen=True)
-class Material:
-    """Where the demo's files lie."""
-
-    directory: Path
-
-    @property
-    def base_model(self) -> Path:
-        """A Qwen3ForCausalLM of about a million parameters, untrained."""
-        return self.directory / "base-model"
-
-    @property
-    def suite(self) -> Path:
-        """150 held-out rows."""
-        return self.directory / "suite.jsonl"
-
-    def training_file(self, name: str) -> Path:
-        """A file to train on."""
-        return self.directory / f"{name}.jsonl"
+from tasks.demo.plan import FILES, Material
+from tasks.demo.words import write_suite, write_training_file
 
 
 def make_material(material: Material) -> None:

@@ -21,10 +21,9 @@ from registry.store import Transaction
 from tasks.api import JobHandle, Tandem
 from tasks.cli.output import checkpoints_table
 from tasks.demo import checks, questions
-from tasks.demo.material import Material
+from tasks.demo.plan import FILES, Material
 from tasks.demo.ruin import ruin
 from tasks.demo.view import DemoView, replies_table
-from tasks.demo.words import FILES
 from workers.errors import StackError, TaskFailed
 from workers.stack import control
 from workers.stack.supervisor import Supervisor

@@ -7,43 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import reasoning_gym
 
+from tasks.demo.plan import LEVELS, TrainingFile
+
 NUM_SUITE_ROWS = 50
 SUITE_SEED = 20_000_000
 TRAIN_SEED = 1
-
-
-@dataclass(frozen=True)
-class Level:
-    """Words of a difficulty, by length in letters."""
-
-    name: str
-    min_letters: int
-    max_letters: int
-
-
-@dataclass(frozen=True)
-class TrainingFile:
-    """A file of the demo: the words up to a length, how many rows, on which queue."""
-
-    name: str
-    priority: str
-    max_letters: int
-    num_rows: int
-
-
-LEVELS = (Level("easy", 3, 5), Level("medium", 6, 7), Level("hard", 8, 10))
-# Submitted in this order, low first; they run high, normal, low. Each file holds the shorter words too, so
-# that a later job does not forget what an earlier one learnt.
-FILES = (
-    TrainingFile("words-3-to-10", "low", 10, 16_000),
-    TrainingFile("words-3-to-7", "normal", 7, 14_000),
-    TrainingFile("words-3-to-5", "high", 5, 12_000),
-)
 
 
 def write_suite(path: Path) -> set[str]:
