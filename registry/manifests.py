@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from pydantic import AwareDatetime, Field, JsonValue, ValidationError
+from pydantic import AwareDatetime, Field, JsonValue, ValidationError, field_validator
 
 from registry.errors import ManifestError
 from registry.files import sha256_file, sha256_text, sync_directory, sync_tree, write_json
@@ -39,6 +39,16 @@ class Manifest(Record):
     code_version: str
     created_at: AwareDatetime
 
+    @field_validator("files")
+    @classmethod
+    def _names_lie_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        """Readers join these names to directories, also to write there."""
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or str(path) != name or name in (".", MANIFEST_NAME):
+                raise ValueError(f"{name!r} names no file inside the directory")
+        return files
+
 
 def list_files(directory: Path) -> dict[str, FileEntry]:
     """Hash every regular file of a model directory; training state is recognised by its prefix."""
@@ -48,11 +58,12 @@ def list_files(directory: Path) -> dict[str, FileEntry]:
             raise ManifestError(
                 f"{path} is a symbolic link.", remedy="Copy the file itself into the directory."
             )
-        if path.is_file() and path.name != MANIFEST_NAME:
-            entries[path.relative_to(directory).as_posix()] = FileEntry(
+        name = path.relative_to(directory)
+        if path.is_file() and name.as_posix() != MANIFEST_NAME:
+            entries[name.as_posix()] = FileEntry(
                 sha256=sha256_file(path),
                 num_bytes=path.stat().st_size,
-                is_state=path.name.startswith(STATE_PREFIX),
+                is_state=any(part.startswith(STATE_PREFIX) for part in name.parts),
             )
     return entries
 
@@ -104,7 +115,10 @@ def verify(directory: Path, *, with_state: bool = True) -> Manifest:
     for name, entry in manifest.files.items():
         if entry.is_state and not with_state:
             continue
-        _verify_file(directory, name=name, entry=entry)
+        try:
+            _verify_file(directory, name=name, entry=entry)
+        except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+            raise ManifestError(f"{directory / name} cannot be read: {error}") from error
     return manifest
 
 

@@ -70,10 +70,7 @@ def read_rows(path: Path) -> Iterator[ChatRow]:
 
 def parse_row(line: str, *, source: str) -> ChatRow:
     """One line as a row; `DatasetError` begins with `source`."""
-    try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DatasetError(f"{source}: not valid JSON ({error}).") from None
+    value = _json_value(line, source=source)
     if not isinstance(value, dict):
         raise DatasetError(f"{source}: a row is a JSON object, not {_json_kind(value)}.")
     try:
@@ -92,8 +89,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             f"{path} cannot be read: {error.strerror}.", remedy="Check the path and its permissions."
         ) from None
     with stream:
-        for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), start=1):
-            if len(raw) > MAX_LINE_BYTES:
+        for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 2), b""), start=1):
+            if len(raw.rstrip(b"\r\n")) > MAX_LINE_BYTES:
                 raise DatasetError(f"{path.name}, line {number}: longer than {MAX_LINE_BYTES} bytes.")
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -102,6 +99,18 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     f"{path.name}, line {number}: not UTF-8 (byte {error.start + 1}).",
                     remedy="Convert the file, for example with iconv -t UTF-8.",
                 ) from None
+
+
+def _json_value(line: str, *, source: str) -> Any:
+    try:
+        value = json.loads(line)
+        if "\\ud" in line.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DatasetError(f"{source}: holds half of a surrogate pair, which is no character.") from None
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
+        raise DatasetError(f"{source}: not valid JSON ({error}).") from None
+    return value
 
 
 def _row_fields(value: dict[str, Any], *, source: str) -> dict[str, Any]:

@@ -75,50 +75,60 @@ class DeploymentState(StrEnum):
 
 State = JobState | CheckpointState | EvaluationState | DeploymentState
 
-TRANSITIONS: dict[State, frozenset[State]] = {
-    JobState.SUBMITTED: frozenset({JobState.QUEUED, JobState.REJECTED, JobState.CANCELLED}),
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.RUNNING: frozenset(
-        {
-            JobState.QUEUED,
-            JobState.PAUSED,
-            JobState.SUCCEEDED,
-            JobState.FAILED,
-            JobState.REJECTED,
-            JobState.CANCELLED,
-        }
-    ),
-    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}),
-    JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.REJECTED: frozenset(),
-    JobState.CANCELLED: frozenset(),
-    CheckpointState.WRITING: frozenset({CheckpointState.COMPLETE, CheckpointState.QUARANTINED}),
-    CheckpointState.COMPLETE: frozenset({CheckpointState.CANDIDATE, CheckpointState.QUARANTINED}),
-    CheckpointState.CANDIDATE: frozenset(
-        {CheckpointState.ACCEPTED, CheckpointState.QUARANTINED, CheckpointState.RETIRED}
-    ),
-    CheckpointState.ACCEPTED: frozenset({CheckpointState.QUARANTINED, CheckpointState.RETIRED}),
-    CheckpointState.QUARANTINED: frozenset({CheckpointState.RETIRED}),
-    CheckpointState.RETIRED: frozenset(),
-    EvaluationState.REQUESTED: frozenset({EvaluationState.ANSWERED, EvaluationState.FAILED}),
-    EvaluationState.ANSWERED: frozenset(),
-    EvaluationState.FAILED: frozenset({EvaluationState.REQUESTED, EvaluationState.ANSWERED}),
-    DeploymentState.PLANNED: frozenset({DeploymentState.SYNCING, DeploymentState.FAILED}),
-    DeploymentState.SYNCING: frozenset({DeploymentState.VERIFIED, DeploymentState.FAILED}),
-    DeploymentState.VERIFIED: frozenset({DeploymentState.ACTIVE, DeploymentState.FAILED}),
-    DeploymentState.ACTIVE: frozenset({DeploymentState.SUPERSEDED, DeploymentState.ROLLED_BACK}),
-    DeploymentState.SUPERSEDED: frozenset({DeploymentState.ACTIVE}),
-    DeploymentState.ROLLED_BACK: frozenset({DeploymentState.ACTIVE}),
-    DeploymentState.FAILED: frozenset(),
+# By kind of record: states of two kinds that bear one name (failed) are equal as keys.
+TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
+    JobState: {
+        JobState.SUBMITTED: frozenset({JobState.QUEUED, JobState.REJECTED, JobState.CANCELLED}),
+        JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+        JobState.RUNNING: frozenset(
+            {
+                JobState.QUEUED,
+                JobState.PAUSED,
+                JobState.SUCCEEDED,
+                JobState.FAILED,
+                JobState.REJECTED,
+                JobState.CANCELLED,
+            }
+        ),
+        JobState.PAUSED: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}),
+        JobState.SUCCEEDED: frozenset(),
+        JobState.FAILED: frozenset(),
+        JobState.REJECTED: frozenset(),
+        JobState.CANCELLED: frozenset(),
+    },
+    CheckpointState: {
+        CheckpointState.WRITING: frozenset({CheckpointState.COMPLETE, CheckpointState.QUARANTINED}),
+        CheckpointState.COMPLETE: frozenset({CheckpointState.CANDIDATE, CheckpointState.QUARANTINED}),
+        CheckpointState.CANDIDATE: frozenset(
+            {CheckpointState.ACCEPTED, CheckpointState.QUARANTINED, CheckpointState.RETIRED}
+        ),
+        CheckpointState.ACCEPTED: frozenset({CheckpointState.QUARANTINED, CheckpointState.RETIRED}),
+        CheckpointState.QUARANTINED: frozenset({CheckpointState.RETIRED}),
+        CheckpointState.RETIRED: frozenset(),
+    },
+    EvaluationState: {
+        EvaluationState.REQUESTED: frozenset({EvaluationState.ANSWERED, EvaluationState.FAILED}),
+        EvaluationState.ANSWERED: frozenset(),
+        EvaluationState.FAILED: frozenset({EvaluationState.REQUESTED, EvaluationState.ANSWERED}),
+    },
+    DeploymentState: {
+        DeploymentState.PLANNED: frozenset({DeploymentState.SYNCING, DeploymentState.FAILED}),
+        DeploymentState.SYNCING: frozenset({DeploymentState.VERIFIED, DeploymentState.FAILED}),
+        DeploymentState.VERIFIED: frozenset({DeploymentState.ACTIVE, DeploymentState.FAILED}),
+        DeploymentState.ACTIVE: frozenset({DeploymentState.SUPERSEDED, DeploymentState.ROLLED_BACK}),
+        DeploymentState.SUPERSEDED: frozenset({DeploymentState.ACTIVE}),
+        DeploymentState.ROLLED_BACK: frozenset({DeploymentState.ACTIVE}),
+        DeploymentState.FAILED: frozenset(),
+    },
 }
 
 
 def check_transition(before: State, *, after: State) -> None:
     """Raise `IllegalTransition` unless the table has the step from `before` to `after`."""
-    if type(before) is type(after) and after in TRANSITIONS[before]:
+    legal_steps = TRANSITIONS[type(before)][before]
+    if type(before) is type(after) and after in legal_steps:
         return
-    legal = ", ".join(sorted(TRANSITIONS[before])) or "nothing: it is final"
+    legal = ", ".join(sorted(legal_steps)) or "nothing: it is final"
     raise IllegalTransition(
         f"{type(before).__name__} cannot go from {before} to {after}.",
         remedy=f"From {before} it can go to {legal}.",
@@ -127,4 +137,4 @@ def check_transition(before: State, *, after: State) -> None:
 
 def is_final(state: State) -> bool:
     """True where no step leads on."""
-    return not TRANSITIONS[state]
+    return not TRANSITIONS[type(state)][state]
