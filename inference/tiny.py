@@ -10,6 +10,7 @@ parameters, and a tokenizer of single characters, which suits tasks on letters s
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ TURN_END = "<|im_end|>"
 SPECIAL_TOKENS = (PAD_TOKEN, UNKNOWN_TOKEN, TURN_START, TURN_END)
 CHARACTERS = "\n" + "".join(sorted(string.ascii_letters + string.digits + string.punctuation + " "))
 MAX_POSITIONS = 2048
+# A role's line of the chat template is one token, as in the real model's tokenizer.
+ROLE_LINES = ("system\n", "user\n", "assistant\n")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -34,14 +37,17 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tiny_model(directory: Path, *, seed: int = 0) -> Path:
-    """Save an untrained model with its tokenizer into `directory`; the same bytes for the same seed.
+def build_tiny_model(directory: Path, *, seed: int = 0, phrases: Sequence[str] = ()) -> Path:
+    """Save an untrained model with its tokenizer into `directory`; the same bytes for the same arguments.
+
+    `phrases` are texts that stand in nearly every row, such as an instruction. Each becomes one token, as a
+    trained tokenizer would make it, which shortens a row several times over.
 
     The directory loads with plain `AutoModelForCausalLM` and `AutoTokenizer`. It has no manifest: who
     registers it writes one.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tiny_tokenizer()
+    tokenizer = build_tiny_tokenizer(phrases)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(_config(tokenizer))
@@ -54,13 +60,14 @@ def build_tiny_model(directory: Path, *, seed: int = 0) -> Path:
     return directory
 
 
-def build_tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character of printable ASCII and newline; every such text decodes to itself."""
+def build_tiny_tokenizer(phrases: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """One token a phrase, else a character of printable ASCII and newline; all of it decodes to itself."""
     vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *CHARACTERS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN_TOKEN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in (*ROLE_LINES, *phrases)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD_TOKEN,

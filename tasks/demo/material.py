@@ -10,7 +10,7 @@ from pathlib import Path
 
 from inference.tiny import build_tiny_model
 from tasks.demo.plan import FILES, Material
-from tasks.demo.words import write_suite, write_training_file
+from tasks.demo.words import instruction, write_suite, write_training_file
 
 
 def make_material(material: Material) -> None:
@@ -18,7 +18,7 @@ def make_material(material: Material) -> None:
     held_out = write_suite(material.suite)
     for file in FILES:
         write_training_file(material.training_file(file.name), file=file, held_out=held_out)
-    build_tiny_model(material.base_model)
+    build_tiny_model(material.base_model, phrases=[instruction()])
 
 
 if __name__ == "__main__":

@@ -31,14 +31,10 @@ class Reply:
 
 
 def pick_rows(suite: Path) -> list[ChatRow]:
-    """Five held-out rows: two easy, two medium, one hard."""
-    left = dict(PICKS)
-    picked = []
-    for row in read_rows(suite):
-        if left.get(row.difficulty, 0) > 0:
-            left[row.difficulty] -= 1
-            picked.append(row)
-    return picked
+    """Five held-out rows: two easy, two medium, one hard, from the end of each level."""
+    rows = list(read_rows(suite))
+    levels = {level: [row for row in rows if row.difficulty == level] for level in PICKS}
+    return [row for level, count in PICKS.items() for row in levels[level][-count:]]
 
 
 def ask(rows: Sequence[ChatRow], *, server_url: str, timeout_seconds: float = 30.0) -> list[Reply]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-NOISE_SHARE = 0.5
+NOISE_SHARE = 2.0
 
 
 def ruin(source: Path, *, into: Path, seed: int = 0) -> Path:
-    """Copy a model directory with noise added to every weight matrix: half of each one's own spread."""
+    """Copy a model directory with noise added to every weight matrix: twice each one's own spread."""
     rng = np.random.default_rng(seed)
     shutil.copytree(source, into, ignore=shutil.ignore_patterns("training_state*", "manifest.json"))
     weights_file = into / "model.safetensors"

@@ -37,7 +37,7 @@ HYPERPARAMETERS = {
     "warmup_steps": 20,
     "schedule": "linear",
     "num_epochs": 1,
-    "tokens_per_batch": 5000,
+    "tokens_per_batch": 1280,
 }
 
 

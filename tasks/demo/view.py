@@ -21,6 +21,7 @@ from workers.status import checkpoint_lines, job_line, recent_jobs
 
 SHOWN_KINDS = ("TrainingJob", "Checkpoint", "Deployment")
 NUM_EVENTS = 6
+MAX_EVENT_LETTERS = 130
 
 
 class DemoView:
@@ -118,7 +119,7 @@ def replies_table(before: Sequence[Reply], *, after: Sequence[Reply]) -> Table:
 
 def _reply(reply: Reply) -> Text:
     mark = "✓" if reply.is_right else "✗"
-    return Text(f"{mark} {reply.answer[:24]}", style="green" if reply.is_right else "red")
+    return Text(f"{mark} {' '.join(reply.answer.split())[:24]}", style="green" if reply.is_right else "red")
 
 
 def _part(name: str, *, state: str) -> Text:
@@ -133,4 +134,4 @@ def _event_lines(events: Sequence[Event]) -> Text:
 
 
 def _event_line(event: Event) -> str:
-    return f"{event.at:%H:%M:%S} {event.subject_id} {event.after}: {event.reason}"
+    return f"{event.subject_id} {event.after}: {event.reason}"[:MAX_EVENT_LETTERS]

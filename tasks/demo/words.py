@@ -46,6 +46,12 @@ def write_training_file(path: Path, *, file: TrainingFile, held_out: set[str]) -
     _write_rows(path, rows=rows)
 
 
+def instruction() -> str:
+    """The text that stands before the word in every question."""
+    question, _, word = next(_words(LEVELS[0].min_letters, LEVELS[0].max_letters, seed=TRAIN_SEED))
+    return question.removesuffix(word)
+
+
 def _words(min_letters: int, max_letters: int, *, seed: int) -> Iterator[tuple[str, str, str]]:
     data = reasoning_gym.create_dataset(
         "spell_backward", seed=seed, size=1_000_000, min_word_len=min_letters, max_word_len=max_letters

@@ -1,0 +1,47 @@
+"""A real stack in a fresh home, started as a user would start it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from config.settings import load_settings
+from tasks.demo.plan import Material
+from tasks.testing import Stack, StatusReader, fresh_environment, left_behind, run
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    made = Material(tmp_path_factory.mktemp("material"))
+    command = [sys.executable, "-m", "tasks.demo.material", str(made.directory)]
+    subprocess.run(command, check=True, timeout=300)
+    return made
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, material: Material) -> Iterator[Stack]:
+    work = tmp_path_factory.mktemp("work")
+    shutil.copytree(material.directory, work / "material")
+    environment = fresh_environment(work / "var")
+    before = dict(os.environ)
+    os.environ.update(environment)
+    settings = load_settings()
+    up = run("tandem", "up", "--detach", cwd=work, environment=environment, timeout=200)
+    assert up.returncode == 0, up.stderr
+    reader = StatusReader(settings.paths.status)
+    thread = threading.Thread(target=reader.run, daemon=True)
+    thread.start()
+    yield Stack(work, environment, settings, Material(work / "material"), reader)
+    reader.stop.set()
+    thread.join()
+    down = run("tandem", "down", cwd=work, environment=environment, timeout=200)
+    os.environ.clear()
+    os.environ.update(before)
+    assert down.returncode == 0, down.stderr
+    assert left_behind(settings.home) == []
+    assert reader.num_reads > 100
+    assert reader.problems == []
