@@ -31,6 +31,7 @@ from registry.states import Priority
 
 PREFIX = "TANDEM_"
 CONFIG_FILE = "tandem.toml"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Section(BaseModel):
@@ -96,6 +97,12 @@ class ServerSettings(Section):
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=512, ge=1, description="a request may ask for less")
+    needs_key: bool = Field(default=False, description="to read; beyond loopback it always does")
+
+    @property
+    def is_open(self) -> bool:
+        """True where whoever reaches the port may ask: on loopback, unless a key is wanted there too."""
+        return self.host in LOOPBACK and not self.needs_key
 
 
 class FlowerSettings(Section):
@@ -188,7 +195,8 @@ class Settings(BaseSettings):
     @property
     def server_url(self) -> str:
         """Of the inference server."""
-        return f"http://{self.server.host}:{self.server.port}"
+        host = "127.0.0.1" if self.server.host == "0.0.0.0" else self.server.host  # noqa: S104 - a comparison
+        return f"http://{host}:{self.server.port}"
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -24,11 +24,11 @@ def submit(request: TrainingSubmission, *, settings: Settings, registry: Registr
     Raises `DatasetError`, `NotFound` (parent) or the trainer's `ConfigError`.
     """
     check_hyperparameters({**settings.training.hyperparameters, **request.hyperparameters})
+    path = intake.locate(request.dataset, settings=settings)
+    dataset = intake.take_dataset(path, settings=settings, now=registry.clock())
     with registry.reading() as tx:
         lineage.parent_for(tx, wish=request.parent)
         suite = lineage.active_suite(tx)
-    path = intake.locate(request.dataset, settings=settings)
-    dataset = intake.take_dataset(path, settings=settings, now=registry.clock())
     if suite is not None:
         intake.refuse_overlap(dataset, suite=suite)
     with registry.transaction() as tx:

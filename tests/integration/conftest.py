@@ -10,8 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from config.settings import load_settings
+from registry.records import Checkpoint
+from registry.states import CheckpointState
 from tasks.demo.plan import Material
-from tasks.testing import Stack, StatusReader, fresh_environment, left_behind, run
+from tasks.testing import Stack, StatusReader, fresh_environment, left_behind, run, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +47,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory, material: Material) -> Itera
     assert left_behind(settings.home) == []
     assert reader.num_reads > 100
     assert reader.problems == []
+
+
+@pytest.fixture(scope="session")
+def served(stack: Stack) -> Checkpoint:
+    """The base model, measured and served."""
+    client = stack.client
+    client.build_suite(stack.material.suite)
+    base = client.import_checkpoint(stack.material.base_model, as_base=True)
+
+    def is_accepted() -> bool:
+        with stack.registry.reading() as tx:
+            return tx.get(Checkpoint, base.id).state is CheckpointState.ACCEPTED
+
+    wait_for(is_accepted, seconds=90, message="the base model is accepted")
+    client.deploy(base.id)
+    return base

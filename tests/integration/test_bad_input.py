@@ -10,7 +10,7 @@ import pytest
 from registry.records import Dataset, TrainingJob
 from tasks.testing import Stack, fresh_environment, left_behind, run
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.usefixtures("served")]
 
 ROW = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 

@@ -20,19 +20,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 QUICK_TRAINING = {"learning_rate": 0.003, "tokens_per_batch": 1280}
 
 
-@pytest.fixture(scope="module")
-def served(stack: Stack) -> Checkpoint:
-    """The base model, measured and served."""
-    client = stack.client
-    client.build_suite(stack.material.suite)
-    base = client.import_checkpoint(stack.material.base_model, as_base=True)
-    wait_for(
-        lambda: state_of(stack, base.id) is CheckpointState.ACCEPTED, seconds=60, message="base accepted"
-    )
-    client.deploy(base.id)
-    return base
-
-
 def state_of(stack: Stack, checkpoint_id: str) -> CheckpointState:
     with stack.registry.reading() as tx:
         return tx.get(Checkpoint, checkpoint_id).state

@@ -71,7 +71,7 @@ def server_part(settings: Settings) -> Part:
     server = settings.server
     settings.paths.secret("server_admin_key")
     config = settings.paths.run / "server.json"
-    fields = {
+    fields: dict[str, object] = {
         "host": server.host,
         "port": server.port,
         "releases_dir": str(settings.paths.releases),
@@ -80,6 +80,9 @@ def server_part(settings: Settings) -> Part:
         "num_threads": server.num_threads,
         "max_new_tokens": server.max_new_tokens,
     }
+    if not server.is_open:
+        settings.paths.secret("server_read_key")
+        fields["read_key_file"] = str(settings.paths.secrets / "server_read_key")
     write_json(config, value=fields)
     command = (sys.executable, "-m", "inference.server", str(config))
     return Part(
