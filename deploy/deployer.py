@@ -1,7 +1,7 @@
 """Carries out a deployment: transfer, verify, load beside, probe, make current. Or leaves all as it was.
 
-`current` moves last, after the server has answered with the release. Killed at any step, the release before
-is still current and complete; a second run starts over.
+`current` moves last, after the server has answered with the release. Killed at any step, `current` names a
+complete release, the old or the new one, and a second run starts over.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from deploy.door import ServingDoor
-from deploy.errors import DeployError, NotDeployable
+from deploy.errors import DeployError, ServerFailed, TransferFailed
+from deploy.plan import check_was_served
 from deploy.target import ReleaseTarget
 from registry.manifests import Manifest
 from registry.records import Deployment
@@ -33,55 +34,87 @@ def deploy(
 ) -> Deployment:
     """Bring a planned deployment to `active` or `failed`.
 
-    `report(before, after)` saves each step and gives back what was saved; when it raises, the caller lost
-    the right to deploy and nothing more is done.
+    A server that cannot be reached fails it before a byte is copied: a release that nobody loaded and
+    probed is never made current. `report(before, after)` saves each step and gives back what was saved;
+    when it raises, the caller lost the right to deploy and nothing more is done.
     """
     at = report(deployment, deployment.changed(state=DeploymentState.SYNCING))
-    served_before: str | None = None
+    before: str | None = None
     try:
-        served_before = door.health().release_id
+        before = _standing(target=target, door=door)
         path = target.push(source, release_id=deployment.id)
-        manifest = target.verify(deployment.id)
+        manifest = _verify(deployment, target=target)
         at = report(at, _verified(at, path=path, manifest=manifest))
-        _switch(deployment.id, target=target, door=door, probe_prompt=probe_prompt)
+        _switch(deployment, target=target, door=door, probe_prompt=probe_prompt)
     except DeployError as error:
-        problem = str(error) + _restore(served_before, release_id=deployment.id, door=door)
-        return report(at, _ended(at, state=DeploymentState.FAILED, problem=problem, now=clock()))
+        problem = str(error) + _restore(before, release_id=deployment.id, target=target, door=door)
+        return report(at, _failed(at, problem=problem, now=clock()))
     return report(at, _active(at, now=clock()))
 
 
 def reactivate(
     deployment: Deployment, *, target: ReleaseTarget, door: ServingDoor, probe_prompt: str
 ) -> None:
-    """Serve an earlier release again; `DeployError` where that fails, the served one untouched."""
-    if deployment.state not in (DeploymentState.SUPERSEDED, DeploymentState.ROLLED_BACK):
-        raise NotDeployable(f"{deployment.id} is {deployment.state}: it was never served.")
-    target.verify(deployment.id)
-    served_before = door.health().release_id
+    """Serve an earlier release again; `DeployError` where that fails, the served one untouched.
+
+    Whether its checkpoint may return is `deploy.plan.check_return`'s to say.
+    """
+    check_was_served(deployment)
+    before = _standing(target=target, door=door)
+    _verify(deployment, target=target)
     try:
-        _switch(deployment.id, target=target, door=door, probe_prompt=probe_prompt)
+        _switch(deployment, target=target, door=door, probe_prompt=probe_prompt)
     except DeployError as error:
-        addition = _restore(served_before, release_id=deployment.id, door=door)
+        addition = _restore(before, release_id=deployment.id, target=target, door=door)
         raise type(error)(error.message + addition, remedy=error.remedy) from error
 
 
-def _switch(release_id: str, *, target: ReleaseTarget, door: ServingDoor, probe_prompt: str) -> None:
-    door.set_active(release_id)
-    door.probe(probe_prompt, release_id=release_id)
-    target.activate(release_id)
+def _standing(*, target: ReleaseTarget, door: ServingDoor) -> str | None:
+    """What to return to. `current` before the server's word: that may be what a killed deployment left."""
+    served = door.health().release_id
+    return target.current() or served
 
 
-def _restore(served_before: str | None, *, release_id: str, door: ServingDoor) -> str:
-    """Give the server its former release back; a sentence to add where that was needed."""
-    if served_before is None or served_before == release_id:
+def _verify(deployment: Deployment, *, target: ReleaseTarget) -> Manifest:
+    manifest = target.verify(deployment.id)
+    if manifest.weights_sha256 != deployment.weights_sha256:
+        raise TransferFailed(
+            f"Release {deployment.id} holds weights {manifest.weights_sha256[:12]}, "
+            f"not the judged ones ({deployment.weights_sha256[:12]}).",
+            remedy="The checkpoint's directory was changed after it was registered.",
+        )
+    return manifest
+
+
+def _switch(deployment: Deployment, *, target: ReleaseTarget, door: ServingDoor, probe_prompt: str) -> None:
+    answer = door.set_active(deployment.id)
+    if answer.weights_sha256 != deployment.weights_sha256:
+        raise ServerFailed(
+            f"The server loaded weights {answer.weights_sha256[:12]} for {deployment.id}, "
+            f"not {deployment.weights_sha256[:12]}.",
+            remedy="It reads another releases directory than the one deployed to.",
+        )
+    door.probe(probe_prompt, release_id=deployment.id)
+    target.activate(deployment.id)
+
+
+def _restore(before: str | None, *, release_id: str, target: ReleaseTarget, door: ServingDoor) -> str:
+    """Give `current` and the server the former release back; a sentence to add where that was needed."""
+    if before == release_id:
         return ""
     try:
-        if door.health().release_id == served_before:
+        if before is not None and target.current() == release_id:
+            target.activate(before)
+        health = door.health()
+        # A server that was too slow to answer still loads the release, and would swap it in later.
+        if release_id not in (health.release_id, health.loading_release_id):
             return ""
-        door.set_active(served_before)
+        if before is None:
+            return f" The server keeps {release_id}: it served nothing before."
+        door.set_active(before)
     except DeployError as error:
-        return f" The server could not be given {served_before} back: {error}"
-    return f" The server answers with {served_before} again."
+        return f" {before or 'The former state'} could not be restored: {error}"
+    return f" The server answers with {before} again."
 
 
 def _verified(deployment: Deployment, *, path: str, manifest: Manifest) -> Deployment:
@@ -94,10 +127,22 @@ def _verified(deployment: Deployment, *, path: str, manifest: Manifest) -> Deplo
 
 
 def _active(deployment: Deployment, *, now: datetime) -> Deployment:
-    duration = max(0.0, (now - deployment.started_at).total_seconds())
-    return deployment.changed(state=DeploymentState.ACTIVE, activated_at=now, duration_seconds=duration)
+    return deployment.changed(
+        state=DeploymentState.ACTIVE,
+        activated_at=now,
+        duration_seconds=_duration_seconds(deployment, now=now),
+    )
 
 
-def _ended(deployment: Deployment, *, state: DeploymentState, problem: str, now: datetime) -> Deployment:
-    duration = max(0.0, (now - deployment.started_at).total_seconds())
-    return deployment.changed(state=state, problem=problem, ended_at=now, duration_seconds=duration)
+def _failed(deployment: Deployment, *, problem: str, now: datetime) -> Deployment:
+    return deployment.changed(
+        state=DeploymentState.FAILED,
+        problem=problem,
+        ended_at=now,
+        duration_seconds=_duration_seconds(deployment, now=now),
+    )
+
+
+def _duration_seconds(deployment: Deployment, *, now: datetime) -> float:
+    """Never below zero: the clock of a host may be set back."""
+    return max(0.0, (now - deployment.started_at).total_seconds())

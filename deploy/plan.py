@@ -27,8 +27,9 @@ def plan(
 ) -> Deployment | None:
     """The deployment to carry out, or None where the checkpoint is served already.
 
-    Only accepted checkpoints are ever served; `NotDeployable` names the state of any other. The release id
-    bears the generation, which only grows, so that an older best never overwrites a newer one.
+    Only accepted checkpoints are ever served; `NotDeployable` names the state of any other, also of one
+    that is served and was quarantined since. The release id bears the generation, which only grows, so
+    that an older best never overwrites a newer one.
     """
     if checkpoint.state is not CheckpointState.ACCEPTED:
         raise NotDeployable(
@@ -37,6 +38,8 @@ def plan(
         )
     if active is not None and active.checkpoint_id == checkpoint.id:
         return None
+    if active is not None and generation <= active.generation:
+        raise NotDeployable(f"Generation {generation} is not above {active.generation}, which is served.")
     return Deployment(
         id=release_id(generation, weights_sha256=checkpoint.weights_sha256),
         generation=generation,
@@ -45,6 +48,34 @@ def plan(
         weights_sha256=checkpoint.weights_sha256,
         reason=reason,
         started_at=now,
+    )
+
+
+def check_return(deployment: Deployment, *, checkpoint: Checkpoint) -> None:
+    """`NotDeployable` unless that release was served before and its checkpoint is not quarantined since.
+
+    A retired checkpoint may return: its own files are gone, the release's are not.
+    """
+    check_was_served(deployment)
+    if checkpoint.state is CheckpointState.QUARANTINED:
+        raise NotDeployable(
+            f"{deployment.id} serves {checkpoint.id}, which is quarantined.",
+            remedy=f"`tandem checkpoint show {checkpoint.id}` says why.",
+        )
+
+
+def check_was_served(deployment: Deployment) -> None:
+    """`NotDeployable` unless it was served once and is not now."""
+    if deployment.state in (DeploymentState.SUPERSEDED, DeploymentState.ROLLED_BACK):
+        return
+    reasons = {
+        DeploymentState.ACTIVE: "it is served already",
+        DeploymentState.FAILED: "it was never served",
+    }
+    reason = reasons.get(deployment.state, "its deployment has not ended")
+    raise NotDeployable(
+        f"{deployment.id} is {deployment.state}: {reason}.",
+        remedy="`tandem deploy list` shows the releases that were served.",
     )
 
 

@@ -7,8 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from deploy.errors import NotDeployable, ServerFailed, TransferFailed
+from deploy.target import check_release_id, model_files, prunable
 from registry.errors import ManifestError
-from registry.manifests import Manifest, read_manifest
+from registry.manifests import Manifest, verify, weights_sha256
 from registry.serving import ServerHealth, SetActiveAnswer
 
 
@@ -22,22 +23,29 @@ class FakeTarget:
 
     def push(self, source: Path, *, release_id: str) -> str:
         """Keep the manifest, without training state."""
+        check_release_id(release_id)
         try:
-            manifest = read_manifest(source)
+            manifest = verify(source, with_state=False)
         except ManifestError as error:
             raise TransferFailed(str(error)) from error
-        files = {name: entry for name, entry in manifest.files.items() if not entry.is_state}
-        self.releases.setdefault(release_id, manifest.changed(files=files))
+        if weights_sha256(manifest.files) != manifest.weights_sha256:
+            raise TransferFailed(f"{source} is not what its manifest says.")
+        kept = self.releases.setdefault(release_id, manifest.changed(files=model_files(manifest)))
+        if kept.weights_sha256 != manifest.weights_sha256:
+            raise TransferFailed(f"Release {release_id} exists with other weights.")
+        self.verify(release_id)
         return f"memory/{release_id}"
 
     def verify(self, release_id: str) -> Manifest:
         """Fails for what is damaged or absent."""
+        check_release_id(release_id)
         if release_id in self.damaged or release_id not in self.releases:
             raise TransferFailed(f"Release {release_id} is damaged.")
         return self.releases[release_id]
 
     def activate(self, release_id: str) -> None:
         """Remember."""
+        check_release_id(release_id)
         if release_id not in self.releases:
             raise NotDeployable(f"There is no release {release_id}.")
         self._current = release_id
@@ -48,22 +56,27 @@ class FakeTarget:
 
     def prune(self, *, keep: int, protect: Iterable[str]) -> list[str]:
         """Forget the oldest."""
-        kept = {*protect, self._current}
-        names = sorted(self.releases)
-        doomed = [name for name in names[: max(0, len(names) - keep)] if name not in kept]
+        doomed = prunable(self.releases, keep=keep, protect=[*protect, self._current])
         for name in doomed:
             del self.releases[name]
         return doomed
 
 
 class FakeDoor:
-    """A server that serves by name. `refuses` are releases it cannot load, `mute` fails every probe."""
+    """A server that serves what lies in a fake target.
 
-    def __init__(self, *, now: datetime, release_id: str | None = None) -> None:
+    `refuses` are releases it cannot load, `mute` those it answers no probe with, `slow` those it loads only
+    after the deployer lost patience.
+    """
+
+    def __init__(self, target: FakeTarget, *, now: datetime, release_id: str | None = None) -> None:
         self.release_id = release_id
+        self.loading_release_id: str | None = None
         self.refuses: set[str] = set()
-        self.mute = False
+        self.mute: set[str] = set()
+        self.slow: set[str] = set()
         self.is_down = False
+        self._target = target
         self._now = now
 
     def health(self) -> ServerHealth:
@@ -72,8 +85,9 @@ class FakeDoor:
         return ServerHealth(
             status="ok" if self.release_id else "waiting",
             release_id=self.release_id,
-            weights_sha256=None,
-            loaded_at=None,
+            weights_sha256=None if self.release_id is None else self._weights(self.release_id),
+            loaded_at=None if self.release_id is None else self._now,
+            loading_release_id=self.loading_release_id,
             num_requests=0,
             num_errors=0,
             num_waiting=0,
@@ -81,21 +95,36 @@ class FakeDoor:
         )
 
     def set_active(self, release_id: str) -> SetActiveAnswer:
-        """Swap."""
+        """Swap; what is being loaded comes first, as in the server."""
         self._require_up()
-        if release_id in self.refuses:
+        if release_id in self.refuses or release_id not in self._target.releases:
             raise ServerFailed(f"{release_id} cannot be loaded.")
+        if release_id in self.slow:
+            self.loading_release_id = release_id
+            raise ServerFailed(f"{release_id} was not loaded in time.")
+        self.finish_loading()
         before, self.release_id = self.release_id, release_id
         return SetActiveAnswer(
-            release_id=release_id, weights_sha256="0" * 64, previous_release_id=before, loaded_at=self._now
+            release_id=release_id,
+            weights_sha256=self._weights(release_id),
+            previous_release_id=before,
+            loaded_at=self._now,
         )
 
     def probe(self, prompt: str, *, release_id: str) -> str:
         """Echo."""
         self._require_up()
-        if self.mute or self.release_id != release_id:
+        if self.release_id in self.mute or self.release_id != release_id:
             raise ServerFailed(f"The probe of {release_id} failed.")
         return prompt
+
+    def finish_loading(self) -> None:
+        """Let a slow load end."""
+        if self.loading_release_id is not None:
+            self.release_id, self.loading_release_id = self.loading_release_id, None
+
+    def _weights(self, release_id: str) -> str:
+        return self._target.releases[release_id].weights_sha256
 
     def _require_up(self) -> None:
         if self.is_down:
