@@ -123,7 +123,10 @@ def test_no_request_fails_and_no_answer_mixes_models_while_releases_are_swapped(
     """Eight clients ask, whole and streamed, while the active release changes five times."""
     stop = threading.Event()
     errors: list[str] = []
-    seen: list[str] = []
+    seen: list[tuple[str, str]] = []
+    with client_of(url) as client:
+        expected = [activate_and_ask(url, client=client, release_id=f"release-{n}") for n in (2, 1)]
+    assert expected[0][1] != expected[1][1]
 
     def hammer(is_streamed: bool) -> None:
         with client_of(url) as client:
@@ -139,23 +142,31 @@ def test_no_request_fails_and_no_answer_mixes_models_while_releases_are_swapped(
     for place in range(5):
         release_id = f"release-{2 - place % 2}"
         num_before = len(seen)
-        answer = httpx.post(
-            f"{url}/models/set_active", json={"release_id": release_id}, headers=ADMIN, timeout=60
-        )
-        assert answer.status_code == 200
+        activate(url, release_id=release_id)
         deadline = time.monotonic() + 60
-        while release_id not in seen[num_before:] and time.monotonic() < deadline and not errors:
+        while release_id not in dict(seen[num_before:]) and time.monotonic() < deadline and not errors:
             time.sleep(0.02)
     stop.set()
     for thread in threads:
         thread.join(timeout=60)
     assert errors == []
-    assert set(seen) == {"release-1", "release-2"}
+    assert set(seen) == set(expected)
     assert httpx.get(f"{url}/health").json()["num_errors"] == 0
 
 
-def ask(client: openai.OpenAI, *, is_streamed: bool) -> str:
-    """The one release that header and every part of the body name."""
+def activate(url: str, *, release_id: str) -> None:
+    body = {"release_id": release_id}
+    answer = httpx.post(f"{url}/models/set_active", json=body, headers=ADMIN, timeout=60)
+    assert answer.status_code == 200
+
+
+def activate_and_ask(url: str, *, client: openai.OpenAI, release_id: str) -> tuple[str, str]:
+    activate(url, release_id=release_id)
+    return ask(client, is_streamed=False)
+
+
+def ask(client: openai.OpenAI, *, is_streamed: bool) -> tuple[str, str]:
+    """The one release that header and every part of the body name, and the text."""
     raw = client.chat.completions.with_raw_response.create(
         model="tandem", messages=HELLO, max_tokens=12, stream=is_streamed
     )
@@ -165,7 +176,9 @@ def ask(client: openai.OpenAI, *, is_streamed: bool) -> str:
     assert len(names) == 1, names
     assert len({part.system_fingerprint for part in parts}) == 1
     assert any(part.choices[0].finish_reason for part in parts)
-    return names.pop()
+    if is_streamed:
+        return names.pop(), "".join(part.choices[0].delta.content or "" for part in parts)
+    return names.pop(), parsed.choices[0].message.content
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
