@@ -59,15 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     _obey_signals(control)
     with ExitStack() as stack:
         emit = _open_output(claim_stdout(), is_terminal=is_terminal, stack=stack)
-        if not is_alone:
-            emit = _put_on_leash(emit, control=control)
-        return run(arguments.job, emit=emit, control=control)
+        return run(arguments.job, emit=emit, control=control, is_alone=is_alone)
 
 
-def run(job: Path, *, emit: Emit, control: FlagControl) -> int:
-    """Read a job file and train it; failures are emitted as `Failed` and named by the exit code."""
+def run(job: Path, *, emit: Emit, control: FlagControl, is_alone: bool = True) -> int:
+    """Read a job file and train it; failures are emitted as `Failed` and named by the exit code.
+
+    Unless `is_alone`, commands are read from standard input, and its end is the end of the process.
+    """
     try:
-        _train(read_job(job), emit=emit, control=control)
+        config = read_job(job)
+        emit = emit if is_alone else _put_on_leash(emit, control=control)
+        _train(config, emit=emit, control=control)
     except Exception as error:  # noqa: BLE001 - whatever happens, the supervisor is told
         return _fail(error, emit=emit)
     return 0

@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer import messages
@@ -44,7 +43,7 @@ class TerminalReporter:
         if isinstance(message, messages.Started):
             first = message.resumed_from_step or 0
             self._bar.update(self._task, description="Training", total=message.num_steps, completed=first)
-        self._bar.console.print(escape(sentence(message)))
+        self._bar.console.print(sentence(message), markup=False, highlight=False)
 
 
 def sentence(message: ChildMessage) -> str:

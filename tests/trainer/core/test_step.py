@@ -1,0 +1,183 @@
+"""One optimizer step, also when memory runs out or the numbers go bad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.config.hyperparameters import Hyperparameters
+from trainer.core import loss as losses
+from trainer.core import step as steps
+from trainer.core.data import TokenizedDataset
+from trainer.core.loss import Batch
+from trainer.core.optimizer import make_optimizer
+from trainer.core.step import StepRunner
+from trainer.errors import Diverged, OutOfMemory
+
+CPU = torch.device("cpu")
+CPU_ALLOCATOR_ERROR = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 9 bytes."
+)
+MakeRunner = Callable[..., StepRunner]
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def make_runner(model: Any, dataset: TokenizedDataset, warnings: list[str]) -> MakeRunner:
+    def make(*, dtype: torch.dtype = torch.float32, max_grad_norm: float = 1.0) -> StepRunner:
+        hyperparameters = Hyperparameters(learning_rate=1e-3, max_grad_norm=max_grad_norm)
+        return StepRunner(
+            model,
+            optimizer=make_optimizer(model, hyperparameters=hyperparameters),
+            dataset=dataset,
+            hyperparameters=hyperparameters,
+            device=CPU,
+            dtype=dtype,
+            warn=warnings.append,
+        )
+
+    return make
+
+
+@pytest.fixture
+def limit_rows(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Memory runs out above a number of rows, after the part's loss was computed."""
+    original = losses.answer_loss_sum
+
+    def limit(num_rows: int, *, error: Exception | None = None) -> None:
+        def loss(model: Any, *, batch: Batch) -> torch.Tensor:
+            if batch.input_ids.shape[0] > num_rows:
+                raise error or torch.OutOfMemoryError("CUDA out of memory.")
+            return original(model, batch=batch)
+
+        monkeypatch.setattr(losses, "answer_loss_sum", loss)
+
+    return limit
+
+
+def gradients(
+    runner: StepRunner, model: Any, indices: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> list[torch.Tensor]:
+    """What the optimizer would be given; the weights stay."""
+    taken: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        runner, "_move", lambda: taken.extend(parameter.grad.clone() for parameter in model.parameters())
+    )
+    runner.take(indices, step=1, learning_rate=1e-3)
+    model.zero_grad()
+    return taken
+
+
+def test_a_step_lowers_the_loss_of_its_batch(make_runner: MakeRunner) -> None:
+    runner, indices = make_runner(), np.arange(8)
+    first = runner.take(indices, step=1, learning_rate=1e-3)
+    second = runner.take(indices, step=2, learning_rate=1e-3)
+    assert second.loss_sum < first.loss_sum
+    assert first.num_answers == second.num_answers > 0
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 5])
+def test_the_gradient_of_a_split_batch_is_that_of_the_whole(
+    make_runner: MakeRunner, model: Any, limit_rows: Any, monkeypatch: pytest.MonkeyPatch, num_rows: int
+) -> None:
+    indices = np.arange(8)
+    whole = gradients(make_runner(max_grad_norm=1e9), model, indices, monkeypatch)
+    limit_rows(num_rows)
+    split = gradients(make_runner(max_grad_norm=1e9), model, indices, monkeypatch)
+    for expected, gradient in zip(whole, split, strict=True):
+        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_the_limit_is_remembered_and_said_once(
+    make_runner: MakeRunner, limit_rows: Any, warnings: list[str], dataset: TokenizedDataset
+) -> None:
+    runner = make_runner()
+    limit_rows(4)
+    indices = np.argsort(-dataset.lengths)[:8]
+    runner.take(indices, step=1, learning_rate=1e-3)
+    assert runner.max_tokens == 4 * int(dataset.lengths[indices].max())
+    runner.take(indices, step=2, learning_rate=1e-3)
+    assert len(warnings) == 1
+    assert "8 rows" in warnings[0]
+
+
+def test_the_cpu_allocators_error_is_out_of_memory_too(
+    make_runner: MakeRunner, limit_rows: Any, warnings: list[str]
+) -> None:
+    limit_rows(4, error=CPU_ALLOCATOR_ERROR)
+    make_runner().take(np.arange(8), step=1, learning_rate=1e-3)
+    assert len(warnings) == 1
+
+
+def test_another_error_is_not_taken_for_memory(make_runner: MakeRunner, limit_rows: Any) -> None:
+    limit_rows(4, error=RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        make_runner().take(np.arange(8), step=1, learning_rate=1e-3)
+
+
+def test_a_single_row_that_does_not_fit_is_named(
+    make_runner: MakeRunner, limit_rows: Any, dataset: TokenizedDataset
+) -> None:
+    limit_rows(0)
+    longest = int(dataset.lengths[5])
+    with pytest.raises(OutOfMemory, match=rf"Row 6 alone \({longest} tokens\)"):
+        make_runner().take(np.array([5]), step=1, learning_rate=1e-3)
+
+
+def test_memory_that_runs_out_in_the_optimizer_is_named(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = make_runner()
+
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(runner._optimizer, "step", fail)
+    with pytest.raises(OutOfMemory, match="optimizer's moments"):
+        runner.take(np.arange(2), step=1, learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(
+    make_runner: MakeRunner, model: Any, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    original = losses.answer_loss_sum
+    monkeypatch.setattr(
+        steps.losses, "answer_loss_sum", lambda model, *, batch: original(model, batch=batch) * value
+    )
+    with pytest.raises(Diverged, match="The loss of step 3 is"):
+        make_runner().take(np.arange(4), step=3, learning_rate=1e-3)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(make_runner: MakeRunner, model: Any) -> None:
+    model.model.norm.weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with pytest.raises(Diverged, match="gradient norm of step 1 is nan"):
+        make_runner().take(np.arange(4), step=1, learning_rate=1e-3)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_bfloat16_arithmetic_keeps_weights_in_float32(make_runner: MakeRunner, model: Any) -> None:
+    exact = make_runner().take(np.arange(8), step=1, learning_rate=1e-5).loss_sum
+    rounded = make_runner(dtype=torch.bfloat16).take(np.arange(8), step=1, learning_rate=1e-5).loss_sum
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_model_with_ruined_weights_is_not_finite(make_runner: MakeRunner, model: Any) -> None:
+    runner = make_runner()
+    assert runner.is_finite_on(0)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("inf"))
+    assert not runner.is_finite_on(0)
