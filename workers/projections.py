@@ -143,8 +143,9 @@ def _training_state(job: TrainingJob, *, is_alive: bool) -> tuple[TrainingState,
 
 
 def _eta_seconds(job: TrainingJob) -> float | None:
+    """From measured speed and the mean size of a step so far; None before the first one."""
     progress = job.progress
-    if progress is None or job.started_at is None or progress.step == 0:
+    if progress is None or progress.step == 0 or not progress.tokens_per_second:
         return None
-    elapsed = (progress.reported_at - job.started_at).total_seconds()
-    return max(0.0, elapsed / progress.step * (progress.num_steps - progress.step))
+    tokens_per_step = progress.num_tokens / progress.step
+    return tokens_per_step * (progress.num_steps - progress.step) / progress.tokens_per_second

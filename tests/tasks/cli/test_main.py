@@ -1,0 +1,57 @@
+"""The command line's names are public: scripts depend on them."""
+
+import typer.main
+
+from tasks.cli.main import cli
+
+PUBLIC = {
+    "checkpoint import": ["--as-base", "--json", "--note", "path"],
+    "checkpoint list": ["--json"],
+    "checkpoint show": ["--json", "checkpoint_id"],
+    "config show": ["--json"],
+    "data validate": ["--json", "path"],
+    "demo": ["--keep"],
+    "deploy list": ["--json"],
+    "deploy now": ["--json", "checkpoint"],
+    "deploy rollback": ["--json", "--reason", "release"],
+    "down": [],
+    "events": ["--json", "--limit", "subject"],
+    "job list": ["--json"],
+    "job logs": ["job_id"],
+    "job show": ["--json", "job_id"],
+    "job wait": ["--json", "--timeout", "job_id"],
+    "queue list": ["--json"],
+    "status": ["--json"],
+    "submit": [
+        "--force",
+        "--json",
+        "--name",
+        "--parent",
+        "--priority",
+        "--set",
+        "--wait",
+        "dataset",
+    ],
+    "suite build": ["--json", "--name", "path"],
+    "suite show": ["--json"],
+    "up": ["--detach"],
+}
+
+
+def commands(group: object, prefix: str = "") -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, command in getattr(group, "commands", {}).items():
+        path = f"{prefix} {name}".strip()
+        if hasattr(command, "commands"):
+            found |= commands(command, path)
+        else:
+            found[path] = sorted(
+                next((option for option in parameter.opts if option.startswith("--")), parameter.opts[0])
+                for parameter in command.params
+                if parameter.name != "help"
+            )
+    return found
+
+
+def test_commands_and_options_are_frozen() -> None:
+    assert commands(typer.main.get_command(cli)) == PUBLIC
