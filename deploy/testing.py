@@ -26,9 +26,10 @@ class FakeTarget:
         check_release_id(release_id)
         try:
             manifest = verify(source, with_state=False)
+            is_same = weights_sha256(manifest.files) == manifest.weights_sha256
         except ManifestError as error:
             raise TransferFailed(str(error)) from error
-        if weights_sha256(manifest.files) != manifest.weights_sha256:
+        if not is_same:
             raise TransferFailed(f"{source} is not what its manifest says.")
         kept = self.releases.setdefault(release_id, manifest.changed(files=model_files(manifest)))
         if kept.weights_sha256 != manifest.weights_sha256:

@@ -140,6 +140,15 @@ def test_a_damaged_checkpoint_does_not_become_a_release(target: ReleaseTarget, s
     assert target.current() is None
 
 
+def test_a_checkpoint_of_training_state_alone_does_not_become_a_release(target: ReleaseTarget, seal) -> None:
+    source: Path = seal()
+    manifest = read_manifest(source)
+    state = {name: entry for name, entry in manifest.files.items() if entry.is_state}
+    (source / MANIFEST_NAME).write_text(manifest.changed(files=state).model_dump_json())
+    with pytest.raises(TransferFailed, match=r"no \.safetensors weights"):
+        target.push(source, release_id=ONE)
+
+
 def test_old_releases_go_but_never_a_protected_or_the_current_one(target: ReleaseTarget, seal) -> None:
     source = seal()
     every = [f"r{number:06d}-aaaaaaaa" for number in range(1, 8)]
@@ -306,10 +315,11 @@ def test_an_activation_killed_before_its_rename_changes_nothing(
         with pytest.raises(Killed):
             local.activate(TWO)
     assert local.current() == ONE
-    local.activate(TWO)
-    assert local.current() == TWO
+    assert len(list(releases.iterdir())) == 4
     local.push(seal(THREE), release_id=THREE)
     assert {path.name for path in releases.iterdir()} == {ONE, TWO, THREE, "current"}
+    local.activate(TWO)
+    assert local.current() == TWO
 
 
 def test_a_removal_killed_halfway_leaves_no_half_release(

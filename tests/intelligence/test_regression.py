@@ -164,6 +164,26 @@ def test_a_limit_broken_by_the_estimate_alone_is_watched() -> None:
     assert found.outcome is Outcome.WATCH
 
 
+def test_accuracy_lost_by_the_estimate_alone_is_watched() -> None:
+    losses = drawn_losses(3, num_rows=40)
+    found = verdict(examples(losses, correct=[n >= 5 for n in range(40)]), examples(losses))
+    assert found.accuracy_change is not None
+    assert found.accuracy_change.value == pytest.approx(-0.125)
+    assert found.accuracy_change.low < -0.10 < found.accuracy_change.high
+    assert found.outcome is Outcome.WATCH
+    assert found.reasons[0].startswith("The accuracy changed by -12.5 points")
+
+
+def test_a_perplexity_beyond_its_limit_by_the_estimate_alone_is_watched() -> None:
+    losses = drawn_losses(4, mean=10.0, num_rows=40)
+    added = np.where(np.arange(40) < 8, 2.2, 0.0)
+    found = verdict(examples(losses + added), examples(losses))
+    assert found.perplexity_ratio is not None
+    assert found.perplexity_ratio.low < 1.5 < found.perplexity_ratio.value
+    assert found.outcome is Outcome.WATCH
+    assert len(found.reasons) == 1
+
+
 def test_lost_accuracy_is_a_regression_though_the_loss_stays() -> None:
     losses = drawn_losses(3)
     found = verdict(

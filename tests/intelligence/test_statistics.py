@@ -124,18 +124,25 @@ def test_the_same_seed_draws_the_same_interval() -> None:
     assert bootstrap(table, seed=7) != bootstrap(table, seed=8)
 
 
+class CountingGenerator(np.random.Generator):
+    """Remembers how many rows were drawn at once."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.sizes: list[tuple[int, int]] = []
+
+    def integers(self, low, high, *, size):
+        self.sizes.append(size)
+        return super().integers(low, high, size=size)
+
+
 def test_every_resample_is_drawn_also_where_memory_bounds_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = np.random.default_rng(5).normal(size=(100, 1))
-    seen: list[int] = []
-
-    def count(means: np.ndarray) -> np.ndarray:
-        seen.append(means[..., 0].size)
-        return means[..., 0]
-
     monkeypatch.setattr("intelligence.statistics.MAX_DRAWN_ROWS", 730)
-    rng = np.random.default_rng(0)
-    paired_bootstrap(table, statistics={"mean": count}, num_resamples=1000, rng=rng)
-    assert sorted(seen) == [1, 1000]
+    rng = CountingGenerator()
+    table = np.random.default_rng(5).normal(size=(100, 1))
+    paired_bootstrap(table, statistics={"mean": first_column}, num_resamples=1000, rng=rng)
+    assert set(rng.sizes) == {(7, 100), (6, 100)}
+    assert sum(size[0] for size in rng.sizes) == 1000
 
 
 @pytest.mark.parametrize(
