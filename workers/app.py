@@ -21,6 +21,9 @@ from workers.contracts import TASKS, parse_request
 from workers.errors import BrokerUnavailable, WorkerError
 
 
+BROKER_SECONDS = 5
+
+
 class SettingsLoader(AppLoader):
     """Gives Celery its configuration from tandem's settings."""
 
@@ -51,9 +54,15 @@ class TandemCelery(Celery):
         parse_request(name, fields=kwargs)
         options.setdefault("ignore_result", not TASKS[name].has_result)
         try:
+            self._require_broker()
             return super().send_task(name, *args, **options)
         except (OperationalError, RedisError, ConnectionError) as error:
             raise broker_unavailable(self, error=error) from None
+
+    def _require_broker(self) -> None:
+        """Ask Redis first: the result backend would retry for long and say that we must be restarted."""
+        with self.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
 
 
 def broker_unavailable(application: Celery, *, error: Exception) -> BrokerUnavailable:

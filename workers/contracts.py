@@ -30,6 +30,7 @@ CONTROL = "control"
 EVALUATION = "evaluation"
 INTELLIGENCE = "intelligence"
 TRAINING_QUEUES = tuple(str(priority) for priority in Priority)
+JSON_TYPES = {"float", "int", "str", "bool", "list", "dict"}
 QUEUES = (*TRAINING_QUEUES, EVALUATION, INTELLIGENCE, CONTROL)
 
 
@@ -84,7 +85,8 @@ def parse_request(name: str, *, fields: Mapping[str, Any]) -> Record:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in problem["loc"]) or "arguments"
+    # The name of the type that was tried last says nothing to who wrote the value.
+    field = ".".join(str(part) for part in problem["loc"] if part not in JSON_TYPES) or "arguments"
     if problem["type"] == "missing":
         return f"{field} is missing."
     if problem["type"] == "extra_forbidden":
