@@ -72,9 +72,9 @@ class ChatEncoder:
         return [_pieces(group) for group in _group_by_rendering(turns)]
 
     def _render_turn(self, messages: Sequence[ChatMessage], *, number: int) -> _Turn:
-        closed = self._render(messages, number=number)
         # Thinking off is how the model is asked; a row that carries thoughts opens with thinking on.
         for is_thinking in (False, True):
+            closed = self._render(messages, number=number, is_thinking=is_thinking)
             prompt = self._render(messages[:-1], number=number, is_open=True, is_thinking=is_thinking)
             if closed.startswith(prompt):
                 return _Turn(prompt=prompt, closed=closed)
