@@ -22,6 +22,12 @@ def active_deployment(tx: Transaction) -> Deployment | None:
     return found[0] if found else None
 
 
+def is_withdrawn(tx: Transaction, *, checkpoint_id: str) -> bool:
+    """A person or a probe took its last release back: only a person brings it forward again."""
+    newest = tx.find(Deployment, checkpoint_id=checkpoint_id, newest_first="generation", limit=1)
+    return bool(newest) and newest[0].state is DeploymentState.ROLLED_BACK
+
+
 def active_suite(tx: Transaction) -> Suite | None:
     """The suite that checkpoints are judged on."""
     found = tx.find(Suite, is_active=True, newest_first="created_at", limit=1)

@@ -20,7 +20,6 @@ from workers.celery_settings import celery_settings
 from workers.contracts import TASKS, parse_request
 from workers.errors import BrokerUnavailable, WorkerError
 
-
 BROKER_SECONDS = 5
 
 

@@ -68,6 +68,7 @@ def take_suite(path: Path, *, name: str, settings: Settings, now: datetime) -> S
     copy, digest, num_rows = _take_rows(path, store=settings.paths.suites)
     rows = list(read_rows(copy))
     _refuse_repeated(rows, name=path.name)
+    _refuse_too_few(rows, name=path.name, min_rows=settings.regression.min_pairs)
     return Suite(
         id=f"suite-{digest[:12]}",
         name=name,
@@ -164,6 +165,14 @@ def _refuse_repeated(rows: Sequence[ChatRow], *, name: str) -> None:
                 f"{name}, row {number} stands in the suite {counts[_question(row)]} times.",
                 remedy="Keep one of them: a repeated question counts more than the others.",
             )
+
+
+def _refuse_too_few(rows: Sequence[ChatRow], *, name: str, min_rows: int) -> None:
+    if len(rows) < min_rows:
+        raise DatasetError(
+            f"{name} has {len(rows)} rows; a verdict needs {min_rows} at least.",
+            remedy="Add rows, or lower TANDEM_REGRESSION__MIN_PAIRS and know that verdicts say less.",
+        )
 
 
 def _question(row: ChatRow) -> tuple[tuple[str, str], ...]:

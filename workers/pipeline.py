@@ -24,13 +24,12 @@ from registry.messages import (
 )
 from registry.records import (
     Checkpoint,
-    Deployment,
     Evaluation,
     GenerationSettings,
     Suite,
     Verdict,
 )
-from registry.states import CheckpointState, DeploymentState, EvaluationState, Outcome, Priority
+from registry.states import CheckpointState, EvaluationState, Outcome, Priority
 from registry.store import Transaction
 from workers.context import Message
 
@@ -132,7 +131,7 @@ def _verdicts(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[
             continue
         failed = _failed_evaluation(tx, checkpoint=checkpoint, suite=suite)
         if failed is not None:
-            _say_unknown(tx, verdict_id=verdict_id, evaluation=failed)
+            _say_unknown(tx, evaluation=failed)
             continue
         evaluation = lineage.answered_evaluation(tx, checkpoint_id=checkpoint.id, suite_id=suite.id)
         if evaluation is None:
@@ -194,9 +193,10 @@ def _failed_evaluation(tx: Transaction, *, checkpoint: Checkpoint, suite: Suite)
     return failed[0] if failed else None
 
 
-def _say_unknown(tx: Transaction, *, verdict_id: str, evaluation: Evaluation) -> None:
+def _say_unknown(tx: Transaction, *, evaluation: Evaluation) -> None:
     verdict = Verdict(
-        id=verdict_id,
+        # Its own name: an answer that comes late may still be judged.
+        id=id_of("verdict", evaluation.id, "unanswered"),
         checkpoint_id=evaluation.checkpoint_id,
         suite_id=evaluation.suite_id,
         evaluation_id=evaluation.id,
@@ -245,15 +245,9 @@ def _deployment(tx: Transaction, *, suite: Suite) -> Iterator[Message]:
     best, active = ranking.entries[0].checkpoint_id, lineage.active_deployment(tx)
     if active is not None and active.checkpoint_id == best:
         return
-    if _is_withdrawn(tx, checkpoint_id=best):
+    if lineage.is_withdrawn(tx, checkpoint_id=best):
         return
     subject = f"{ranking.id}:{best}"
     if asks.is_due(tx, kind="deployment", subject_id=subject, retry_after_seconds=DEPLOYMENT_RETRY_SECONDS):
         asks.put(tx, kind="deployment", subject_id=subject)
         yield Message("deployment.sync_best", DeploymentRequest())
-
-
-def _is_withdrawn(tx: Transaction, *, checkpoint_id: str) -> bool:
-    """A person or a probe took its last release back: only a person brings it forward again."""
-    newest = tx.find(Deployment, checkpoint_id=checkpoint_id, newest_first="generation", limit=1)
-    return bool(newest) and newest[0].state is DeploymentState.ROLLED_BACK

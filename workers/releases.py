@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from config.settings import Settings
 from deploy.deployer import deploy, reactivate
 from deploy.door import HttpDoor
 from deploy.errors import DeployError, NotDeployable
-from deploy.plan import choose, plan
+from deploy.plan import check_return, choose, plan
 from deploy.target import LocalTarget
 from registry import lineage
 from registry.records import Checkpoint, Deployment, Lease
@@ -56,6 +57,7 @@ class Releases:
         with self._registry.reading() as tx:
             active = lineage.active_deployment(tx)
             wanted = _wanted(tx, release_id=release_id, active=active)
+            check_return(wanted, checkpoint=tx.get(Checkpoint, wanted.checkpoint_id))
         reactivate(
             wanted,
             target=self._target,
@@ -78,10 +80,15 @@ class Releases:
     def _plan(self, requested_checkpoint_id: str | None) -> tuple[Deployment, Checkpoint]:
         with self._registry.transaction() as tx:
             tx.check_lease(self._lease)
-            _end_interrupted(tx, actor=self._actor)
+            self._end_interrupted(tx)
             suite = lineage.active_suite(tx)
             ranking = None if suite is None else lineage.newest_ranking(tx, suite_id=suite.id)
             wish = choose(ranking=ranking, requested_checkpoint_id=requested_checkpoint_id)
+            if requested_checkpoint_id is None and lineage.is_withdrawn(tx, checkpoint_id=wish):
+                raise NotDeployable(
+                    f"The best-ranked checkpoint {wish} was rolled back.",
+                    remedy=f"`tandem deploy now {wish}` brings it forward again.",
+                )
             checkpoint, active = tx.get(Checkpoint, wish), lineage.active_deployment(tx)
             reason = "best-ranked" if requested_checkpoint_id is None else "asked for by name"
             planned = plan(
@@ -93,6 +100,24 @@ class Releases:
                 return active, checkpoint
             tx.add(planned, actor=self._actor, reason=f"{checkpoint.id}, {reason}")
             return planned, checkpoint
+
+    def _end_interrupted(self, tx: Transaction) -> None:
+        """End what was killed in its midst, so that the next run starts over.
+
+        `current` moves last: a release that is current was probed, and only its last step was not saved.
+        """
+        current = self._target.current()
+        for deployment in tx.find(Deployment, state=UNFINISHED):
+            if deployment.state is DeploymentState.VERIFIED and deployment.id == current:
+                _supersede(tx, lease=self._lease, actor=self._actor)
+                reason = "it was current already when its deployer died"
+                changes: dict[str, Any] = {"activated_at": tx.now}
+                to = DeploymentState.ACTIVE
+            else:
+                reason = f"interrupted while {deployment.state}"
+                changes = {"problem": reason, "ended_at": tx.now}
+                to = DeploymentState.FAILED
+            tx.transition(deployment, to=to, actor=self._actor, reason=reason, **changes)
 
     def _save(self, before: Deployment, after: Deployment) -> Deployment:
         changes = after.model_dump(exclude={"id", "state", "generation", "checkpoint_id", "reason"})
@@ -152,18 +177,4 @@ def _supersede(tx: Transaction, *, lease: Lease, actor: str) -> None:
         reason = "a newer release is served"
         tx.transition(
             active, to=DeploymentState.SUPERSEDED, lease=lease, actor=actor, reason=reason, ended_at=tx.now
-        )
-
-
-def _end_interrupted(tx: Transaction, *, actor: str) -> None:
-    """A deployment that was killed in its midst: its release stays unused, the next run starts over."""
-    for deployment in tx.find(Deployment, state=UNFINISHED):
-        problem = f"interrupted while {deployment.state}"
-        tx.transition(
-            deployment,
-            to=DeploymentState.FAILED,
-            actor=actor,
-            reason=problem,
-            problem=problem,
-            ended_at=tx.now,
         )

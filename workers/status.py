@@ -119,7 +119,8 @@ def checkpoint_lines(tx: Transaction) -> list[CheckpointStatus]:
     suite_id = suite.id if suite else ""
     answered = tx.find(Evaluation, suite_id=suite_id, state=EvaluationState.ANSWERED)
     evaluations = {evaluation.checkpoint_id: evaluation for evaluation in answered}
-    verdicts = {verdict.checkpoint_id: verdict for verdict in tx.find(Verdict, suite_id=suite_id)}
+    newest_first = tx.find(Verdict, suite_id=suite_id, newest_first="decided_at")
+    verdicts = {verdict.checkpoint_id: verdict for verdict in reversed(newest_first)}
     found = sorted(tx.find(Checkpoint), key=lambda checkpoint: (checkpoint.created_at, checkpoint.id))
     return [
         _checkpoint(

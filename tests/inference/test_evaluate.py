@@ -136,11 +136,11 @@ def test_a_row_that_does_not_fit_is_unknown_and_spares_the_others(tiny: LoadedMo
 
 
 def test_a_row_whose_answer_alone_does_not_fit_is_unknown(tiny: LoadedModel) -> None:
-    short = replace(tiny, max_positions=80)
+    short = replace(tiny, max_positions=64)
     example = evaluated(short, row("hi", "y" * 60))
     assert (example.loss, example.is_correct) == (None, False)
     assert example.finish_reason == "length"
-    assert "the model reads 80" in example.problem
+    assert "the model reads 64" in example.problem
 
 
 def _no_tokenizer(model: Path, _suite: Path) -> None:

@@ -59,7 +59,8 @@ def test_unknown_options_and_hyperparameters_are_refused(stack: Stack) -> None:
     says(stack.tandem("submit", "good.jsonl", "--fast"), code=2, words="No such option")
     says(stack.tandem("submit", "good.jsonl", "--priority", "urgent"), code=2, words="'urgent'")
     says(stack.tandem("submit", "good.jsonl", "--set", "learning_rat=1"), code=1, words="learning_rat")
-    says(stack.tandem("submit", "good.jsonl", "--set", "learning_rate=NaN"), code=2, words="learning_rate='nan'")
+    not_a_number = stack.tandem("submit", "good.jsonl", "--set", "learning_rate=NaN")
+    says(not_a_number, code=2, words="learning_rate='nan'")
     says(stack.tandem("submit", "good.jsonl", "--set", "oops"), code=2, words="is not name=value")
     with stack.registry.reading() as tx:
         assert tx.find(TrainingJob, name="good") == []

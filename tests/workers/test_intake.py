@@ -81,6 +81,12 @@ def test_a_suite_that_asks_twice_is_refused(settings: Settings) -> None:
         intake.take_suite(path, name="s", settings=settings, now=START)
 
 
+def test_a_suite_too_small_to_judge_by_is_refused(settings: Settings) -> None:
+    path = write_rows(settings.paths.inbox / "s.jsonl", "abc", "def")
+    with pytest.raises(DatasetError, match=r"has 2 rows; a verdict needs 30.*MIN_PAIRS"):
+        intake.take_suite(path, name="s", settings=settings, now=START)
+
+
 def test_a_suite_without_an_answer_is_refused(settings: Settings) -> None:
     path = settings.paths.inbox / "s.jsonl"
     path.write_text('{"prompt": "abc", "completion": ""}\n')

@@ -6,7 +6,6 @@ from config.settings import Settings
 from intelligence.ranking import rank
 from intelligence.summary import summarise
 from registry import asks, judgements
-from registry.ids import id_of
 from registry.messages import EvaluationAnswer, EvaluationRequest, RegressionRequest
 from registry.records import Checkpoint, Deployment, Evaluation, Verdict
 from registry.states import CheckpointState, DeploymentState, EvaluationState, Outcome
@@ -190,9 +189,23 @@ def test_an_evaluation_with_a_problem_means_unknown(
     answer(registry, message.request, problem="its tokenizer is missing")
     ask(registry, settings)
     with registry.reading() as tx:
-        verdict = tx.get(Verdict, id_of("verdict", candidate, "suite-1"))
+        (verdict,) = tx.find(Verdict, checkpoint_id=candidate)
     assert verdict.outcome is Outcome.UNKNOWN
     assert "its tokenizer is missing" in verdict.reasons[0]
+    assert base.id
+
+
+def test_an_answer_that_comes_after_it_was_given_up_is_judged_all_the_same(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    evaluate_base(registry, settings)
+    add_candidate(registry)
+    (message,) = [found for found in ask(registry, settings) if found.task == "evaluation.run"]
+    assert isinstance(message.request, EvaluationRequest)
+    answer(registry, message.request, problem="the host was cut off")
+    ask(registry, settings)
+    answer(registry, message.request)
+    assert "regression.check" in [found.task for found in ask(registry, settings)]
     assert base.id
 
 
