@@ -1,11 +1,18 @@
-"""Marks the tests that load torch by where they lie, so that the others stay quick."""
+"""Marks the tests that load torch by where they lie, and does not even import them in a quick run."""
 
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
-RUN_A_MODEL = (HERE / "inference", HERE / "trainer" / "core")
+RUN_A_MODEL = (HERE / "inference", HERE / "trainer")
+LOADS_TORCH = (*RUN_A_MODEL, HERE / "integration")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Importing torch and transformers takes longer than all the quick tests together."""
+    is_quick = config.option.markexpr == "not integration and not model"
+    return True if is_quick and collection_path in LOADS_TORCH else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from config.settings import setting_names
 from tasks.testing import BIN, fresh_environment, left_behind
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 ROOMS = ("config", "workers", "registry", "tasks")
 DOCS = ("README.md", "QUICKSTART.md", "TROUBLESHOOTING.md", "REMOTE_INFERENCE.md", "ARCHITECTURE.md")
 
