@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from pydantic import ValidationError
 
@@ -21,6 +21,26 @@ from trainer.messages import ChildMessage, parse_line
 Spawn = Callable[..., subprocess.Popen[bytes]]
 KILL_WAIT_SECONDS = 10.0
 LAST_LOG_BYTES = 2000
+
+
+class Child(Protocol):
+    """A trainer as its runner sees it. These five: hear it, tell it, end it, and know how it ended."""
+
+    @property
+    def return_code(self) -> int | None:
+        """None while it runs."""
+
+    def next_message(self, *, timeout_seconds: float) -> ChildMessage | None:
+        """The next message, or None where none came in time."""
+
+    def request(self, command: str) -> None:
+        """Tell it `stop` or `pause`."""
+
+    def end(self) -> None:
+        """Make sure that it is gone."""
+
+    def last_words(self) -> str:
+        """The last line of its log."""
 
 
 class TrainerChild:

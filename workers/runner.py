@@ -21,7 +21,7 @@ from registry.records import Checkpoint, Dataset, JobProgress, Lease, TrainingJo
 from registry.states import CheckpointState, JobState, Priority
 from registry.store import Registry
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress
-from workers.child import TrainerChild
+from workers.child import Child, TrainerChild
 from workers.failures import policy_for
 from workers.job_files import write_job_file
 from workers.projections import write_training_status
@@ -42,6 +42,7 @@ class TrainingRun:
     actor: str
     should_stop: Callable[[], bool]
     on_checkpoint: Callable[[], None]
+    start_child: Callable[..., Child] = TrainerChild
     parent_pid: int = field(default_factory=os.getppid)
     _finished: Finished | None = None
     _failed: Failed | None = None
@@ -56,7 +57,7 @@ class TrainingRun:
         except TandemError as error:
             return self._end_badly(kind="parent", message=str(error))
         log_file = self.settings.paths.logs / "jobs" / f"{self.job.id}.log"
-        child = TrainerChild(job_file, log_file=log_file)
+        child = self.start_child(job_file, log_file=log_file)
         try:
             self._follow(child)
             return self._end(child)
@@ -76,7 +77,7 @@ class TrainingRun:
             self.job = tx.update(self.job, parent_checkpoint_id=parent.id)
         return write_job_file(self.job, dataset=dataset, parent=parent, settings=self.settings)
 
-    def _follow(self, child: TrainerChild) -> None:
+    def _follow(self, child: Child) -> None:
         """Hand on every message until the trainer is gone and its pipe is empty."""
         self._write_status()
         while True:
@@ -99,7 +100,7 @@ class TrainingRun:
         elif isinstance(message, Failed):
             self._failed = message
 
-    def _keep_lease(self, child: TrainerChild) -> None:
+    def _keep_lease(self, child: Child) -> None:
         waited = time.monotonic() - self._renewed
         if waited < self.settings.training.heartbeat_seconds:
             return
@@ -115,7 +116,7 @@ class TrainingRun:
                 raise StaleWrite(f"{self.job.id}: the lease ran out while the registry was away.") from error
         self._write_status()
 
-    def _pass_on_stop(self, child: TrainerChild) -> None:
+    def _pass_on_stop(self, child: Child) -> None:
         if os.getppid() != self.parent_pid:  # the worker was killed: this process must not outlive it
             child.end()
             raise StaleWrite(f"{self.job.id}: its worker is gone.")
@@ -151,7 +152,7 @@ class TrainingRun:
                 self.job = tx.update(self.job, final_checkpoint_id=record.id)
         self.on_checkpoint()
 
-    def _end(self, child: TrainerChild) -> TrainingJob:
+    def _end(self, child: Child) -> TrainingJob:
         finished = self._finished
         if finished is not None and finished.result.state == "finished":
             return self._succeed(finished)

@@ -278,6 +278,27 @@ def test_a_run_that_ran_out_of_memory_takes_every_step_nonetheless(
     assert of(Warned, said)
 
 
+def test_a_resumed_run_knows_what_fits_in_memory(
+    engine: MakeEngine, job: JobFactory, said: list[ChildMessage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = losses.answer_loss_sum
+
+    def fail_above_two_rows(model: Any, *, batch: Any) -> torch.Tensor:
+        if batch.input_ids.shape[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(model, batch=batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(losses, "answer_loss_sum", fail_above_two_rows)
+        engine(control=ScriptedControl(after_steps=3)).run_job(job())
+    stopped, _ = latest_valid(job().output.checkpoints_dir)
+    engine().run_job(job())
+    finished, _ = latest_valid(job().output.checkpoints_dir)
+    assert stopped is not None
+    assert finished is not None
+    assert finished.state.max_tokens == stopped.state.max_tokens is not None
+
+
 def test_memory_that_runs_out_elsewhere_is_named(
     engine: MakeEngine, job: JobFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,33 @@ def test_the_gradient_of_a_split_batch_is_that_of_the_whole(
         torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
 
 
+def test_a_retry_forgets_the_gradient_and_the_random_numbers_of_the_failed_try(
+    make_runner: MakeRunner, model: Any, monkeypatch: pytest.MonkeyPatch, dataset: TokenizedDataset
+) -> None:
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.3
+    indices = np.arange(8)
+    runner = make_runner(max_grad_norm=1e9)
+    runner.max_tokens = 4 * int(dataset.lengths[indices].max())
+    original, calls = losses.answer_loss_sum, [0]
+
+    def fail_on_the_second_part(model: Any, *, batch: Batch) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(model, batch=batch)
+
+    torch.manual_seed(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(losses, "answer_loss_sum", fail_on_the_second_part)
+        retried = gradients(runner, model, indices, monkeypatch)
+    torch.manual_seed(1)
+    straight_runner = make_runner(max_grad_norm=1e9)
+    straight_runner.max_tokens = runner.max_tokens
+    straight = gradients(straight_runner, model, indices, monkeypatch)
+    assert all(torch.equal(one, other) for one, other in zip(retried, straight, strict=True))
+
+
 def test_the_limit_is_remembered_and_said_once(
     make_runner: MakeRunner, limit_rows: Any, warnings: list[str], dataset: TokenizedDataset
 ) -> None:

@@ -1,0 +1,162 @@
+"""What a runner makes of what its trainer says, on a real registry."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings
+from registry import leases, queue
+from registry.records import Checkpoint, Event, TrainingJob
+from registry.states import JobState, Priority
+from registry.store import Registry
+from registry.testing import ManualClock, add_queued_job, make_checkpoint
+from trainer.messages import Failed, FailureKind
+from workers.runner import TrainingRun, claim
+from workers.testing import FakeChild, finished, progress, saved
+
+Start = Callable[[FakeChild], TrainingRun]
+
+
+@pytest.fixture
+def start(registry: Registry, settings: Settings) -> Start:
+    with registry.transaction() as tx:
+        tx.add(make_checkpoint(id="base-aaaaaa", origin="base", step=0), actor="test")
+        add_queued_job(tx)
+
+    def make(child: FakeChild, *, should_stop: Callable[[], bool] = lambda: False) -> TrainingRun:
+        claimed = claim(registry, queues=tuple(Priority), holder="worker", seconds=60)
+        assert claimed is not None
+        return TrainingRun(
+            job=claimed[0],
+            lease=claimed[1],
+            registry=registry,
+            settings=settings,
+            actor="worker",
+            should_stop=should_stop,
+            on_checkpoint=lambda: None,
+            start_child=child,
+        )
+
+    return make
+
+
+def job_of(registry: Registry) -> TrainingJob:
+    with registry.reading() as tx:
+        return tx.get(TrainingJob, "job-aaaaaa")
+
+
+def failed(kind: FailureKind) -> Failed:
+    return Failed(kind=kind, message="something", remedy="do this")
+
+
+def test_a_run_that_ends_well_succeeds_with_its_checkpoints(
+    registry: Registry, start: Start, tmp_path: Path
+) -> None:
+    lines = [progress(5), saved(5, path=tmp_path), progress(10), saved(10, path=tmp_path, is_final=True)]
+    start(FakeChild([*lines, finished()])).run()
+    job = job_of(registry)
+    assert job.state is JobState.SUCCEEDED
+    assert job.final_checkpoint_id == "ckpt-aaaaaa-00000010"
+    assert job.parent_checkpoint_id == "base-aaaaaa"
+    with registry.reading() as tx:
+        steps = [found.step for found in tx.find(Checkpoint, job_id=job.id)]
+        assert not leases.is_held(tx, resource=queue.resource_of(job.id))
+    assert steps == [5, 10]
+
+
+@pytest.mark.parametrize("kind", ["data", "config"])
+def test_data_that_cannot_be_trained_on_is_rejected_and_not_tried_again(
+    registry: Registry, start: Start, kind: FailureKind
+) -> None:
+    start(FakeChild([failed(kind)], return_code=3)).run()
+    job = job_of(registry)
+    assert job.state is JobState.REJECTED
+    assert job.problems[0].message == "something do this"
+
+
+@pytest.mark.parametrize("kind", ["diverged", "out_of_memory", "model"])
+def test_what_a_retry_cannot_mend_fails_at_once(registry: Registry, start: Start, kind: FailureKind) -> None:
+    start(FakeChild([progress(3), failed(kind)], return_code=4)).run()
+    assert job_of(registry).state is JobState.FAILED
+
+
+def test_a_trainer_that_dies_without_a_word_is_tried_again_with_its_last_words_kept(
+    registry: Registry, start: Start
+) -> None:
+    start(FakeChild([progress(3)], return_code=-9, words="Killed")).run()
+    job = job_of(registry)
+    assert job.state is JobState.QUEUED
+    assert job.attempts == 1
+    assert "killed by signal 9" in job.problems[0].message
+    assert "Killed" in job.problems[0].message
+
+
+def test_a_clean_exit_without_a_result_is_no_success(registry: Registry, start: Start) -> None:
+    start(FakeChild([progress(10)], return_code=0)).run()
+    assert job_of(registry).state is JobState.QUEUED
+
+
+def test_a_worker_that_must_stop_has_the_trainer_save_and_gives_the_job_back(
+    registry: Registry, start: Start, tmp_path: Path
+) -> None:
+    child = FakeChild([progress(3), saved(3, path=tmp_path), finished("stopped", step=3)])
+    run = start(child)
+    run.should_stop = lambda: True
+    run.run()
+    job = job_of(registry)
+    assert child.requests == ["stop"]
+    assert (job.state, job.attempts) == (JobState.QUEUED, 0)
+
+
+def test_a_runner_that_lost_its_lease_writes_nothing_more_and_ends_its_trainer(
+    registry: Registry, start: Start, clock: ManualClock, tmp_path: Path
+) -> None:
+    def lose_lease() -> None:
+        clock.advance(61)
+        with registry.transaction() as tx:
+            queue.requeue_abandoned(tx, actor="sweep")
+
+    child = FakeChild([progress(3), lose_lease, saved(5, path=tmp_path), finished()])
+    start(child).run()
+    job = job_of(registry)
+    assert child.was_ended
+    assert job.state is JobState.QUEUED
+    with registry.reading() as tx:
+        assert tx.find(Checkpoint, job_id=job.id) == []
+
+
+def test_a_runner_whose_worker_was_killed_ends_its_trainer_and_writes_nothing(
+    registry: Registry, start: Start
+) -> None:
+    child = FakeChild([progress(3), progress(4), finished()])
+    run = start(child)
+    run.parent_pid = -1
+    run.run()
+    assert child.was_ended
+    assert job_of(registry).state is JobState.RUNNING
+
+
+def test_a_checkpoint_that_is_said_twice_is_recorded_once(
+    registry: Registry, start: Start, tmp_path: Path
+) -> None:
+    lines = [saved(5, path=tmp_path), saved(5, path=tmp_path), saved(10, path=tmp_path, is_final=True)]
+    start(FakeChild([*lines, finished()])).run()
+    with registry.reading() as tx:
+        added = [event for event in tx.find(Event, kind="Checkpoint") if "step" in event.reason]
+    assert [event.subject_id for event in added] == ["ckpt-aaaaaa-00000005", "ckpt-aaaaaa-00000010"]
+
+
+def test_the_status_file_follows_the_run(registry: Registry, settings: Settings, start: Start) -> None:
+    seen: list[dict[str, object]] = []
+
+    def read() -> None:
+        seen.append(json.loads((settings.paths.status / "training_status.json").read_text()))
+
+    start(FakeChild([read, progress(4), read, finished(), read])).run()
+    read()
+    assert [status["status"] for status in seen] == ["training", "training", "training", "idle"]
+    assert (seen[1]["step"], seen[1]["total_steps"], seen[1]["loss"]) == (4, 10, 1.0)
+    assert seen[1]["eta_seconds"] == 6.0
+    assert "succeeded" in str(seen[3]["reason"])
