@@ -21,7 +21,7 @@ if [ "$choice" = auto ]; then
 fi
 
 "$python" -m venv .venv
-pip=".venv/bin/python -m pip --disable-pip-version-check --quiet"
+pip=".venv/bin/python -m pip --disable-pip-version-check --quiet --quiet"
 $pip install --upgrade 'pip>=24' 'setuptools>=77'
 
 torch=$(grep -m1 '^torch==' constraints.txt)

@@ -223,6 +223,21 @@ def test_rollback_is_one_command_and_sticks(stack: Stack, served: Checkpoint) ->
     assert forward.generation > before.generation
 
 
+def test_flower_asks_for_its_password_and_no_process_shows_a_secret(stack: Stack, served: Checkpoint) -> None:
+    flower = stack.settings.flower
+    url = f"http://127.0.0.1:{flower.port}/api/workers"
+    assert httpx.get(url, timeout=10).status_code == 401
+    password = stack.settings.paths.secret("flower_password")
+    assert httpx.get(url, auth=(flower.user, password), timeout=30).status_code == 200
+    secrets = [stack.settings.paths.secret(path.name) for path in stack.settings.paths.secrets.iterdir()]
+    shown = " ".join(" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    logs = " ".join(path.read_text(errors="replace") for path in stack.settings.paths.logs.rglob("*.log"))
+    assert len(secrets) >= 3
+    for secret in secrets:
+        assert secret not in shown
+        assert secret not in logs
+
+
 def test_a_lost_message_is_rung_again(stack: Stack, served: Checkpoint) -> None:
     from redis import Redis
 
