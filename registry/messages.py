@@ -33,6 +33,20 @@ class SubmittedJob(Record):
     is_new: bool
 
 
+class JobCommand(Record):
+    """`training.pause`, `training.resume`, `training.skip`, `training.cancel`."""
+
+    job_id: str
+    reason: str = Field(default="asked for", max_length=200)
+
+
+class CommandedJob(Record):
+    """The job, and whether the command took effect or was passed on to its trainer."""
+
+    job: TrainingJob
+    is_in_effect: bool
+
+
 class JobBell(Record):
     """`training.run`: this job waits. The worker takes the first of its queues, whichever it is."""
 

@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from registry.states import (
     CheckpointState,
+    Command,
     DeploymentState,
     EvaluationState,
     JobState,
@@ -90,6 +91,7 @@ class TrainingJob(Record):
     attempts: int = Field(default=0, ge=0)
     progress: JobProgress | None = None
     problems: tuple[JobProblem, ...] = ()
+    command: Command | None = None
     final_checkpoint_id: str | None = None
     submitted_at: AwareDatetime
     queued_at: AwareDatetime | None = None

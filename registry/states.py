@@ -73,13 +73,22 @@ class DeploymentState(StrEnum):
     FAILED = "failed"  #: never became active; the release before it still serves
 
 
+class Command(StrEnum):
+    """What a person may ask of a training job."""
+
+    PAUSE = "pause"  #: save at the next step and wait for `resume`
+    RESUME = "resume"  #: back to the queue, from where it stood
+    SKIP = "skip"  #: to the end of its queue; it keeps its progress
+    CANCEL = "cancel"  #: save nothing more and never run again
+
+
 State = JobState | CheckpointState | EvaluationState | DeploymentState
 
 # By kind of record: states of two kinds that bear one name (failed) are equal as keys.
 TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
     JobState: {
         JobState.SUBMITTED: frozenset({JobState.QUEUED, JobState.REJECTED, JobState.CANCELLED}),
-        JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+        JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}),
         JobState.RUNNING: frozenset(
             {
                 JobState.QUEUED,

@@ -124,6 +124,7 @@ jobs = Table(
     _number("attempts"),
     Column("progress", JSON(none_as_null=True)),
     Column("problems", JSON, nullable=False),
+    Column("command", String(8)),
     Column("final_checkpoint_id", String(64)),
     _time("submitted_at", nullable=False),
     _time("queued_at"),

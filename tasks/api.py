@@ -23,7 +23,9 @@ from config.settings import Settings, load_settings
 from registry.errors import TandemError
 from registry.messages import (
     CheckpointImport,
+    CommandedJob,
     DeploymentRequest,
+    JobCommand,
     RollbackRequest,
     SubmittedJob,
     SuiteBuild,
@@ -72,6 +74,26 @@ class JobHandle:
             sleep(poll_seconds)
         return job
 
+    def pause(self) -> bool:
+        """Save at the next step, wait for `resume`. True where it is in effect, False where it was asked."""
+        return self._command("pause")
+
+    def resume(self) -> bool:
+        """Back to the queue, from where it stood."""
+        return self._command("resume")
+
+    def skip(self) -> bool:
+        """To the end of its queue; it keeps its progress."""
+        return self._command("skip")
+
+    def cancel(self) -> bool:
+        """Never run again; its checkpoints stay."""
+        return self._command("cancel")
+
+    def _command(self, name: str) -> bool:
+        request = JobCommand(job_id=self.id)
+        return ask(self.context, f"training.{name}", request=request, answer=CommandedJob).is_in_effect
+
 
 class Tandem:
     """A client of the running system. Reads settings as every part does, unless they are passed."""
@@ -104,7 +126,7 @@ class Tandem:
         request = TrainingSubmission.model_validate(
             parse_request("training.submit", fields=fields).model_dump()
         )
-        submitted = self._ask("training.submit", request=request, answer=SubmittedJob)
+        submitted = ask(self.context, "training.submit", request=request, answer=SubmittedJob)
         return JobHandle(id=submitted.job.id, is_new=submitted.is_new, context=self.context)
 
     def job(self, job_id: str) -> JobHandle:
@@ -117,47 +139,49 @@ class Tandem:
         """Register a model directory as a candidate, or as the base model."""
         origin = "base" if as_base else "imported"
         request = CheckpointImport(path=_absolute(path), origin=origin, note=note)
-        return self._ask("checkpoint.import", request=request, answer=Checkpoint)
+        return ask(self.context, "checkpoint.import", request=request, answer=Checkpoint)
 
     def build_suite(self, path: str | Path, *, name: str = "validation") -> Suite:
         """Make a JSONL file the active validation suite."""
         request = SuiteBuild(path=_absolute(path), name=name)
-        return self._ask("suite.build", request=request, answer=Suite)
+        return ask(self.context, "suite.build", request=request, answer=Suite)
 
     def deploy(self, checkpoint_id: str | None = None) -> Deployment:
         """Serve the best-ranked checkpoint, or the named one."""
         request = DeploymentRequest(checkpoint_id=checkpoint_id)
-        return self._ask("deployment.sync_best", request=request, answer=Deployment)
+        return ask(self.context, "deployment.sync_best", request=request, answer=Deployment)
 
     def rollback(self, release_id: str | None = None, *, reason: str = "asked for") -> Deployment:
         """Serve the release before, or the named one."""
         request = RollbackRequest(release_id=release_id, reason=reason)
-        return self._ask("deployment.rollback", request=request, answer=Deployment)
+        return ask(self.context, "deployment.rollback", request=request, answer=Deployment)
 
     def status(self) -> SystemStatus:
         """What every part is doing, and `unknown` where nothing says so."""
         return system_status(self.context)
 
-    def _ask(self, task: str, *, request: Record, answer: type[R]) -> R:
-        timeout = ANSWER_SECONDS + self.settings.deployment.timeout_seconds
-        try:
-            message_id = self.context.send(Message(task, request))
-            result = self.context.celery.AsyncResult(message_id)
-            return answer.model_validate(result.get(timeout=timeout, disable_sync_subtasks=False))
-        except CeleryTimeoutError:
-            raise NoAnswer(
-                f"No control worker answered {task} within {timeout:g} s.",
-                remedy="The request is still in the queue; `tandem status` shows whether the worker is up.",
-            ) from None
-        except (OperationalError, RedisError) as error:
-            raise broker_unavailable(self.context.celery, error=error) from None
-        except TandemError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a worker raised comes back by name
-            raise TaskFailed(
-                f"{task} failed in its worker: {type(error).__name__}: {error}.",
-                remedy=f"The traceback is in {self.settings.paths.logs / 'control.log'}.",
-            ) from None
+
+def ask(context: Context, task: str, *, request: Record, answer: type[R]) -> R:
+    """Send a task and wait for its answer; `NoAnswer`, `BrokerUnavailable`, `TaskFailed` say why none came."""
+    timeout = ANSWER_SECONDS + context.settings.deployment.timeout_seconds
+    try:
+        message_id = context.send(Message(task, request))
+        result = context.celery.AsyncResult(message_id)
+        return answer.model_validate(result.get(timeout=timeout, disable_sync_subtasks=False))
+    except CeleryTimeoutError:
+        raise NoAnswer(
+            f"No control worker answered {task} within {timeout:g} s.",
+            remedy="The request is still in the queue; `tandem status` shows whether the worker is up.",
+        ) from None
+    except (OperationalError, RedisError) as error:
+        raise broker_unavailable(context.celery, error=error) from None
+    except TandemError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a worker raised comes back by name
+        raise TaskFailed(
+            f"{task} failed in its worker: {type(error).__name__}: {error}.",
+            remedy=f"The traceback is in {context.settings.paths.logs / 'control.log'}.",
+        ) from None
 
 
 def _absolute(path: str | Path) -> str:

@@ -12,6 +12,7 @@ from workers.contracts import QUEUES, TASKS
 
 TASK_MODULES = (
     "tasks.training",
+    "tasks.commands",
     "tasks.checkpoints",
     "tasks.evaluation",
     "tasks.regression",

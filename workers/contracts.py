@@ -15,6 +15,7 @@ from registry.messages import (
     EvaluationAnswer,
     EvaluationRequest,
     JobBell,
+    JobCommand,
     Nothing,
     RankingRequest,
     RegressionRequest,
@@ -49,6 +50,10 @@ class Contract:
 TASKS: dict[str, Contract] = {
     "training.submit": Contract(TrainingSubmission, CONTROL, has_result=True),
     "training.run": Contract(JobBell, Priority.NORMAL, acks_late=False),
+    "training.pause": Contract(JobCommand, CONTROL, has_result=True),
+    "training.resume": Contract(JobCommand, CONTROL, has_result=True),
+    "training.skip": Contract(JobCommand, CONTROL, has_result=True),
+    "training.cancel": Contract(JobCommand, CONTROL, has_result=True),
     "inbox.scan": Contract(Nothing, CONTROL),
     "checkpoint.import": Contract(CheckpointImport, CONTROL, has_result=True),
     "suite.build": Contract(SuiteBuild, CONTROL, has_result=True),

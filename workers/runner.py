@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.settings import Settings
-from registry import leases, lineage, queue
+from registry import commands, leases, lineage, queue
 from registry.errors import RegistryUnavailable, StaleWrite, TandemError
 from registry.ids import checkpoint_id
 from registry.records import Checkpoint, Dataset, JobProgress, Lease, TrainingJob
-from registry.states import CheckpointState, JobState, Priority
+from registry.states import CheckpointState, Command, JobState, Priority
 from registry.store import Registry
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress
 from workers.child import Child, TrainerChild
@@ -29,6 +29,7 @@ from workers.projections import write_training_status
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
+COMMAND_SECONDS = 1.0
 
 
 @dataclass
@@ -42,6 +43,7 @@ class TrainingRun:
     actor: str
     should_stop: Callable[[], bool]
     on_checkpoint: Callable[[], None]
+    command_seconds: float = COMMAND_SECONDS
     start_child: Callable[..., Child] = TrainerChild
     parent_pid: int = field(default_factory=os.getppid)
     _finished: Finished | None = None
@@ -49,6 +51,8 @@ class TrainingRun:
     _progress: JobProgress | None = None
     _renewed: float = field(default_factory=time.monotonic)
     _stop_requested_at: float | None = None
+    _command: Command | None = None
+    _asked: float = 0.0
 
     def run(self) -> TrainingJob:
         """Train to an end and record it. The job as it stands afterwards."""
@@ -88,6 +92,7 @@ class TrainingRun:
                 return
             self._keep_lease(child)
             self._pass_on_stop(child)
+            self._pass_on_command(child)
 
     def _take(self, message: ChildMessage) -> None:
         if isinstance(message, Progress):
@@ -128,6 +133,19 @@ class TrainingRun:
         elif time.monotonic() - self._stop_requested_at > self.settings.training.stop_grace_seconds:
             child.end()
 
+    def _pass_on_command(self, child: Child) -> None:
+        """Hand on what a person asked; looked up once a second, since a step may be as short."""
+        now = time.monotonic()
+        if self._command is not None or now - self._asked < self.command_seconds:
+            return
+        self._asked = now
+        with self.registry.reading() as tx:
+            self._command = commands.pending(tx, job_id=self.job.id)
+        if self._command is Command.CANCEL:
+            child.end()
+        elif self._command is not None:
+            child.request("pause")
+
     def _record_checkpoint(self, saved: CheckpointSaved) -> None:
         record = Checkpoint(
             id=checkpoint_id(self.job.id, step=saved.step),
@@ -156,6 +174,8 @@ class TrainingRun:
         finished = self._finished
         if finished is not None and finished.result.state == "finished":
             return self._succeed(finished)
+        if self._command is Command.CANCEL or (self._command and finished is not None):
+            return self._obey()
         if finished is not None:
             return self._put_back(reason="the worker was told to stop; progress is saved")
         if self._failed is not None:
@@ -176,9 +196,15 @@ class TrainingRun:
                 actor=self.actor,
                 reason=reason,
                 progress=self._progress or self.job.progress,
+                command=None,  # one that came too late
                 finished_at=tx.now,
             )
             leases.release(tx, self.lease)
+        return self.job
+
+    def _obey(self) -> TrainingJob:
+        with self.registry.transaction() as tx:
+            self.job = commands.obey(tx, self.job, lease=self.lease, actor=self.actor)
         return self.job
 
     def _put_back(self, *, reason: str) -> TrainingJob:

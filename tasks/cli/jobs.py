@@ -121,6 +121,30 @@ def job_wait(
         raise TaskFailed(f"{job.id} {job.state}: {job.problems[-1].message if job.problems else 'no reason'}")
 
 
+@job_commands.command("pause")
+def job_pause(job_id: str) -> None:
+    """Save at the next step and wait for `resume`."""
+    _report(job_id, is_in_effect=Tandem().job(job_id).pause(), command="pause")
+
+
+@job_commands.command("resume")
+def job_resume(job_id: str) -> None:
+    """Back to the queue, to go on from where it stood."""
+    _report(job_id, is_in_effect=Tandem().job(job_id).resume(), command="resume")
+
+
+@job_commands.command("skip")
+def job_skip(job_id: str) -> None:
+    """To the end of its queue; it keeps its progress."""
+    _report(job_id, is_in_effect=Tandem().job(job_id).skip(), command="skip")
+
+
+@job_commands.command("cancel")
+def job_cancel(job_id: str) -> None:
+    """Never run it again; its checkpoints stay."""
+    _report(job_id, is_in_effect=Tandem().job(job_id).cancel(), command="cancel")
+
+
 @job_commands.command("logs")
 def job_logs(job_id: str) -> None:
     """What the trainer of a job wrote."""
@@ -130,6 +154,14 @@ def job_logs(job_id: str) -> None:
     console.file.write(
         path.read_text(errors="replace") if path.exists() else "It has not written anything.\n"
     )
+
+
+def _report(job_id: str, *, is_in_effect: bool, command: str) -> None:
+    """Say whether it is done or only asked: a trainer obeys at its next step."""
+    if is_in_effect:
+        console.print(f"{job_id}: {command} is in effect.")
+    else:
+        console.print(f"{job_id}: {command} is asked for; it takes effect at the next step.")
 
 
 def _parse_settings(pairs: list[str]) -> dict[str, Any]:

@@ -223,6 +223,38 @@ def test_rollback_is_one_command_and_sticks(stack: Stack, served: Checkpoint) ->
     assert forward.generation > before.generation
 
 
+def test_a_paused_job_waits_and_goes_on_to_the_very_same_weights(stack: Stack, served: Checkpoint) -> None:
+    path = stack.write_words("paused.jsonl", num_rows=3000, skip=50)
+    options = {"hyperparameters": QUICK_TRAINING, "parent": "base"}
+    whole = stack.client.submit(path, **options)
+    assert whole.wait(timeout_seconds=180).state is JobState.SUCCEEDED
+    parted = stack.client.submit(path, force=True, **options)
+    wait_until_training(stack, parted.id)
+    asked = stack.tandem("job", "pause", parted.id)
+    assert asked.returncode == 0, asked.stderr
+    assert "pause is asked for" in asked.stdout
+    wait_for(lambda: parted.row.state is JobState.PAUSED, seconds=30, message="it is paused")
+    assert trainers(stack) == []
+    resumed = stack.tandem("job", "resume", parted.id)
+    assert "resume is in effect" in resumed.stdout
+    assert parted.wait(timeout_seconds=180).state is JobState.SUCCEEDED
+    finals = [checkpoints_of(stack, job_id)[-1] for job_id in (whole.id, parted.id)]
+    assert finals[0].is_final
+    assert finals[0].weights_sha256 == finals[1].weights_sha256
+    refused = stack.tandem("job", "pause", parted.id)
+    assert refused.returncode == 1
+    assert "is succeeded; only a job that is queued or running can pause" in refused.stderr
+
+
+def test_a_cancelled_job_ends_its_trainer_and_keeps_its_state(stack: Stack, served: Checkpoint) -> None:
+    path = stack.write_words("cancelled.jsonl", num_rows=6000, skip=60)
+    handle = stack.client.submit(path, hyperparameters={**QUICK_TRAINING, "num_epochs": 3})
+    wait_until_training(stack, handle.id)
+    assert not handle.cancel()
+    wait_for(lambda: handle.row.state is JobState.CANCELLED, seconds=30, message="it is cancelled")
+    wait_for(lambda: not trainers(stack), seconds=10, message="its trainer is gone")
+
+
 def test_flower_asks_for_its_password_and_no_process_shows_a_secret(stack: Stack, served: Checkpoint) -> None:
     flower = stack.settings.flower
     url = f"http://127.0.0.1:{flower.port}/api/workers"

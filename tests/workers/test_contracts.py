@@ -6,6 +6,10 @@ from workers.errors import RequestError
 PUBLIC_TASKS = {
     "training.submit": "control",
     "training.run": "normal",
+    "training.pause": "control",
+    "training.resume": "control",
+    "training.skip": "control",
+    "training.cancel": "control",
     "inbox.scan": "control",
     "checkpoint.import": "control",
     "suite.build": "control",

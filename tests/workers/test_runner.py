@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
-from registry import leases, queue
+from registry import commands, leases, queue
 from registry.records import Checkpoint, Event, TrainingJob
-from registry.states import JobState, Priority
+from registry.states import Command, JobState, Priority
 from registry.store import Registry
 from registry.testing import ManualClock, add_queued_job, make_checkpoint
 from trainer.messages import Failed, FailureKind
@@ -108,6 +108,44 @@ def test_a_worker_that_must_stop_has_the_trainer_save_and_gives_the_job_back(
     job = job_of(registry)
     assert child.requests == ["stop"]
     assert (job.state, job.attempts) == (JobState.QUEUED, 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "state"),
+    [
+        (Command.PAUSE, JobState.PAUSED),
+        (Command.SKIP, JobState.QUEUED),
+        (Command.CANCEL, JobState.CANCELLED),
+    ],
+)
+def test_a_trainer_is_told_what_a_person_asked_and_the_job_obeys(
+    registry: Registry, start: Start, command: Command, state: JobState, tmp_path: Path
+) -> None:
+    def ask() -> None:
+        with registry.transaction() as tx:
+            commands.give(tx, job_id="job-aaaaaa", command=command, actor="me", reason="a test")
+
+    child = FakeChild([progress(3), ask, progress(4), saved(4, path=tmp_path), finished("paused", step=4)])
+    run = start(child)
+    run.command_seconds = 0.0
+    run.run()
+    job = job_of(registry)
+    assert (job.state, job.command, job.attempts) == (state, None, 0)
+    assert child.was_ended
+    assert child.requests == ([] if command is Command.CANCEL else ["pause"])
+
+
+def test_a_command_that_comes_after_the_last_step_does_not_undo_success(
+    registry: Registry, start: Start, tmp_path: Path
+) -> None:
+    def ask() -> None:
+        with registry.transaction() as tx:
+            commands.give(tx, job_id="job-aaaaaa", command=Command.PAUSE, actor="me", reason="late")
+
+    run = start(FakeChild([progress(10), ask, saved(10, path=tmp_path, is_final=True), finished()]))
+    run.command_seconds = 0.0
+    run.run()
+    assert (job_of(registry).state, job_of(registry).command) == (JobState.SUCCEEDED, None)
 
 
 def test_a_runner_that_lost_its_lease_writes_nothing_more_and_ends_its_trainer(
