@@ -162,7 +162,7 @@ class Tandem:
 
 
 def ask(context: Context, task: str, *, request: Record, answer: type[R]) -> R:
-    """Send a task and wait for its answer; `NoAnswer`, `BrokerUnavailable`, `TaskFailed` say why none came."""
+    """Send a task, wait for its answer; `NoAnswer`, `BrokerUnavailable`, `TaskFailed` say why none came."""
     timeout = ANSWER_SECONDS + context.settings.deployment.timeout_seconds
     try:
         message_id = context.send(Message(task, request))
