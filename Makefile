@@ -39,7 +39,7 @@ format:  ## Format the code
 
 bench:  ## Run the benchmarks side by side with their alternatives
 	@scripts/install.sh dev
-	@for file in benchmarks/*.py; do $(BIN)/python $$file; done
+	@set -e; for file in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 clean:  ## Remove the virtual environment and caches; var/ stays
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -52,7 +52,7 @@ def run_demo(*, console: Console, keep: bool = False) -> int:
         demo.run(maker)
         passed = demo.report()
     except KeyboardInterrupt:
-        console.print("Interrupted.")
+        console.print("Interrupted; stopping the stack.")
         return 130
     finally:
         maker.kill()
