@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from registry.records import Ask
 from registry.store import Transaction
@@ -33,6 +33,12 @@ def settle(tx: Transaction, *, kind: str, subject_id: str) -> None:
     ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
     if ask is not None and not ask.is_settled:
         tx.update(ask, is_settled=True)
+
+
+def last_put(tx: Transaction, *, kind: str, subject_id: str) -> datetime | None:
+    """When it was last noted, or None."""
+    ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
+    return None if ask is None else ask.asked_at
 
 
 def num_asked(tx: Transaction, *, kind: str, subject_id: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry import queue
+from registry import asks, queue
 from registry.messages import Nothing
 from tasks.door import door
 from workers import projections
@@ -16,6 +16,7 @@ def sweep(_request: Nothing, context: Context) -> None:
     """Put back abandoned jobs, ring missing bells, send what is owed, write the status files."""
     _, depths = redis_status(context.settings, now=context.registry.clock())
     with context.registry.transaction() as tx:
+        asks.put(tx, kind="tick", subject_id="sweep")  # by its age `status` knows that beat is alive
         queue.requeue_abandoned(tx, actor="sweep")
         messages = owed(tx, settings=context.settings)
         if depths is not None:

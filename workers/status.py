@@ -12,13 +12,14 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from config.settings import Settings
-from registry import lineage, queue
+from registry import asks, lineage, queue
 from registry.errors import RegistryUnavailable
 from registry.records import Checkpoint, Evaluation, TrainingJob, Verdict
 from registry.states import EvaluationState, Priority, is_final
 from registry.status_files import (
     CheckpointStatus,
     JobStatus,
+    PartState,
     PartStatus,
     QueueStatus,
     ServedStatus,
@@ -33,6 +34,7 @@ from workers.contracts import TRAINING_QUEUES
 PING_SECONDS = 1.0
 HTTP_SECONDS = 2.0
 MAX_JOBS = 50
+MISSED_TICKS = 3  # one may be late, two may be unlucky
 WORKERS = ("control", "train", "intelligence")
 
 
@@ -43,14 +45,18 @@ def system_status(context: Context) -> SystemStatus:
     redis_part, depths = redis_status(settings, now=now)
     server_part, release = server_status(settings, now=now)
     workers = worker_status(context.celery, is_redis_up=redis_part.state == "up", now=now)
-    parts: list[PartStatus] = [redis_part, *workers, server_part]
+    parts: list[PartStatus] = [redis_part, *workers, server_part, flower_status(settings, now=now)]
     try:
         with context.registry.reading() as tx:
             return SystemStatus(
                 written_at=now,
                 stale_after_seconds=projections.STALE_AFTER_SECONDS,
                 home=str(settings.home),
-                parts=(*parts, PartStatus(name="registry", state="up", observed_at=now)),
+                parts=(
+                    *parts,
+                    beat_status(tx, sweep_seconds=settings.schedule.sweep_seconds),
+                    PartStatus(name="registry", state="up", observed_at=now),
+                ),
                 training=projections.current_training_status(tx),
                 queues=tuple(_queue(tx, name=name, depths=depths) for name in Priority),
                 jobs=tuple(job_line(job, now=now) for job in recent_jobs(tx)),
@@ -101,6 +107,27 @@ def server_status(settings: Settings, *, now: datetime) -> tuple[PartStatus, str
     release = health.get("release_id")
     detail = f"{health.get('status', 'no status')}, release {release or 'none'}"
     return PartStatus(name="server", state="up", detail=detail, observed_at=now), release
+
+
+def flower_status(settings: Settings, *, now: datetime) -> PartStatus:
+    """Whether Flower answers at all; it asks for its password."""
+    url = f"http://127.0.0.1:{settings.flower.port}/"
+    try:
+        answer = httpx.get(url, timeout=HTTP_SECONDS)
+    except httpx.HTTPError as error:
+        return PartStatus(name="flower", state="down", detail=f"{url}: {error}", observed_at=now)
+    state: PartState = "down" if answer.is_server_error else "up"
+    return PartStatus(name="flower", state=state, detail=url, observed_at=now)
+
+
+def beat_status(tx: Transaction, *, sweep_seconds: float) -> PartStatus:
+    """By the age of the last sweep: beat answers no questions. `unknown` before the first one."""
+    last = asks.last_put(tx, kind="tick", subject_id="sweep")
+    if last is None:
+        return PartStatus(name="beat", state="unknown", detail="no tick was seen yet", observed_at=tx.now)
+    age_seconds = max(0.0, (tx.now - last).total_seconds())
+    state: PartState = "up" if age_seconds < MISSED_TICKS * sweep_seconds else "down"
+    return PartStatus(name="beat", state=state, detail=f"last tick {age_seconds:.0f} s ago", observed_at=last)
 
 
 def recent_jobs(tx: Transaction) -> list[TrainingJob]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,7 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from registry.records import Estimate
-from registry.status_files import CheckpointStatus, JobStatus, PartStatus, SystemStatus
+from registry.status_files import (
+    CheckpointStatus,
+    JobStatus,
+    PartStatus,
+    SystemStatus,
+    TrainingStatus,
+)
 
 STATE_STYLES = {
     "up": "green",
@@ -116,7 +123,7 @@ def print_status(status: SystemStatus) -> None:
     """The whole status, for a person."""
     console.print(parts_table(status.parts))
     training = status.training
-    console.print(f"Training: {styled(training.status)} {training.name or ''} {training.reason}".rstrip())
+    console.print(_training_line(training, now=status.written_at))
     for line in status.queues:
         messages = "unknown" if line.num_messages is None else str(line.num_messages)
         console.print(f"Queue {line.name}: {line.num_waiting} waiting, {messages} bells")
@@ -129,6 +136,15 @@ def print_status(status: SystemStatus) -> None:
     said = f"{agreement[served.agrees]}: {served.reported_by_server or 'no release'}"
     console.print(f"Served: {served.release_id or 'nothing'} ({served.checkpoint_id or '–'}); {said}")
     console.print(f"As of {status.written_at:%Y-%m-%d %H:%M:%S} UTC, home {status.home}")
+
+
+def _training_line(training: TrainingStatus, *, now: datetime) -> str:
+    words = [f"Training: {styled(training.status)}", training.name or "", training.reason]
+    if training.step is not None:
+        words.append(f"step {training.step}/{training.total_steps}, loss {number(training.loss)}")
+    if training.reported_at is not None:
+        words.append(f"(reported {max(0.0, (now - training.reported_at).total_seconds()):.0f} s ago)")
+    return " ".join(word for word in words if word)
 
 
 def _levels(checkpoints: Sequence[CheckpointStatus]) -> list[str]:
