@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 # Up to an eighth: finer rounding saves a few tokens of padding, but sorts rows by what they teach. On words
-# of 3 to 5 letters to be reversed, batches of one length each ended at loss 2.34, mixed ones at 1.66.
+# of 3 to 5 letters to be reversed, three seeds, the loss after 100 steps was 2.16 to 2.32 with an eighth
+# and 2.35 to 2.63 with a sixteenth, each seed lower with an eighth.
 ROUNDING_BITS = 3
 
 
