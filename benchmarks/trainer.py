@@ -122,30 +122,15 @@ def run_bare_loop(material: Material, seconds: float) -> float:
 
 def run_hf_trainer(material: Material, seconds: float, *, sampling: str = "random") -> float:
     """Hugging Face's Trainer with its default of 8 padded and masked rows a batch."""
-    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
     counts: list[int] = []  # of the batches that were collated, which may be one more than were trained on
-
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        """Counts the tokens of the steps taken and ends the run in time."""
-
-        started = ended = 0.0
-        num_tokens = num_steps = 0
-
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *positional: Any, **_: Any) -> None:
-            self.num_tokens += counts[self.num_steps]
-            self.num_steps += 1
-            self.ended = time.perf_counter()
-            positional[2].should_training_stop = self.ended - self.started > seconds
 
     def collate_and_count(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         counts.append(sum(len(row["input_ids"]) for row in rows))
         return _padded(rows)
 
-    watch = Watch()
+    watch = _make_watch(counts, seconds=seconds)
     tokenizer = load_tokenizer(material.model)
     trainer = Trainer(
         model=load_model(material.model, device=CPU, tokenizer=tokenizer),
@@ -199,6 +184,26 @@ def main() -> int:
                 rates[name].append(run(material, options.seconds))
     _print_table(rates)
     return 0
+
+
+def _make_watch(counts: list[int], *, seconds: float) -> Any:
+    """A callback that counts the tokens of the steps taken and ends the run in time."""
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        started = ended = 0.0
+        num_tokens = num_steps = 0
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *positional: Any, **_: Any) -> None:
+            self.num_tokens += counts[self.num_steps]
+            self.num_steps += 1
+            self.ended = time.perf_counter()
+            positional[2].should_training_stop = self.ended - self.started > seconds
+
+    return Watch()
 
 
 def _print_table(rates: dict[str, list[float]]) -> None:

@@ -12,7 +12,22 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Apply."""
+    """Apply: referenced tables first."""
+    _create_asks()
+    _create_datasets()
+    _create_events()
+    _create_leases()
+    _create_suites()
+    _create_jobs()
+    _create_rankings()
+    _create_checkpoints()
+    _create_deployments()
+    _create_evaluations()
+    _create_evaluation_examples()
+    _create_verdicts()
+
+
+def _create_asks() -> None:
     op.create_table(
         "asks",
         sa.Column("id", sa.String(length=128), nullable=False),
@@ -24,6 +39,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_asks")),
     )
     op.create_index(op.f("ix_asks_is_settled"), "asks", ["is_settled"], unique=False)
+
+
+def _create_datasets() -> None:
     op.create_table(
         "datasets",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -36,6 +54,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
         sa.UniqueConstraint("content_sha256", name=op.f("uq_datasets_content_sha256")),
     )
+
+
+def _create_events() -> None:
     op.create_table(
         "events",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -51,6 +72,9 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_events_at"), "events", ["at"], unique=False)
     op.create_index(op.f("ix_events_subject_id"), "events", ["subject_id"], unique=False)
+
+
+def _create_leases() -> None:
     op.create_table(
         "leases",
         sa.Column("id", sa.String(length=128), nullable=False),
@@ -61,6 +85,9 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_leases")),
     )
+
+
+def _create_suites() -> None:
     op.create_table(
         "suites",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -74,6 +101,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_suites")),
         sa.UniqueConstraint("content_sha256", name=op.f("uq_suites_content_sha256")),
     )
+
+
+def _create_jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -101,6 +131,9 @@ def upgrade() -> None:
     op.create_index(op.f("ix_jobs_dataset_id"), "jobs", ["dataset_id"], unique=False)
     op.create_index("ix_jobs_queue", "jobs", ["state", "priority", "queued_at"], unique=False)
     op.create_index(op.f("ix_jobs_state"), "jobs", ["state"], unique=False)
+
+
+def _create_rankings() -> None:
     op.create_table(
         "rankings",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -115,6 +148,9 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_rankings_made_at"), "rankings", ["made_at"], unique=False)
     op.create_index(op.f("ix_rankings_suite_id"), "rankings", ["suite_id"], unique=False)
+
+
+def _create_checkpoints() -> None:
     op.create_table(
         "checkpoints",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -144,6 +180,9 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_checkpoints_state"), "checkpoints", ["state"], unique=False)
     op.create_index(op.f("ix_checkpoints_weights_sha256"), "checkpoints", ["weights_sha256"], unique=False)
+
+
+def _create_deployments() -> None:
     op.create_table(
         "deployments",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -168,6 +207,9 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_deployments_checkpoint_id"), "deployments", ["checkpoint_id"], unique=False)
     op.create_index(op.f("ix_deployments_state"), "deployments", ["state"], unique=False)
+
+
+def _create_evaluations() -> None:
     op.create_table(
         "evaluations",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -190,6 +232,9 @@ def upgrade() -> None:
     op.create_index(op.f("ix_evaluations_checkpoint_id"), "evaluations", ["checkpoint_id"], unique=False)
     op.create_index(op.f("ix_evaluations_state"), "evaluations", ["state"], unique=False)
     op.create_index(op.f("ix_evaluations_suite_id"), "evaluations", ["suite_id"], unique=False)
+
+
+def _create_evaluation_examples() -> None:
     op.create_table(
         "evaluation_examples",
         sa.Column("evaluation_id", sa.String(length=64), nullable=False),
@@ -199,6 +244,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("evaluation_id", name=op.f("pk_evaluation_examples")),
     )
+
+
+def _create_verdicts() -> None:
     op.create_table(
         "verdicts",
         sa.Column("id", sa.String(length=64), nullable=False),
