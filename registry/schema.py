@@ -44,6 +44,8 @@ def newest_revision() -> str:
 
 
 def _revision(registry: Registry) -> str | None:
+    if not registry.exists:
+        return None
     with registry.reading() as tx:
         return _current(tx.connection)
 

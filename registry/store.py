@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import JSON, Connection, Engine, Table, create_engine, event, insert, select, update
@@ -46,6 +47,12 @@ class Registry:
         """For migrations and tests."""
         return self._engine
 
+    @property
+    def exists(self) -> bool:
+        """False where SQLite would have to make the file."""
+        url = self._engine.url
+        return url.get_backend_name() != "sqlite" or Path(url.database or "").exists()
+
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Read and write; all of it is saved, or none."""
@@ -54,7 +61,12 @@ class Registry:
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
-        """A consistent view for reading; never waits for a writer."""
+        """A consistent view for reading; never waits for a writer, and never makes a database."""
+        if not self.exists:
+            raise RegistryUnavailable(
+                f"There is no registry yet: {self._engine.url.database} does not exist.",
+                remedy="`tandem up` makes it; TANDEM_HOME names another home.",
+            )
         with self._begin(read_only=True) as connection:
             yield Transaction(connection, now=self.clock())
 

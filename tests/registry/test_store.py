@@ -74,7 +74,15 @@ def test_a_naive_time_is_refused() -> None:
         make_dataset(created_at=datetime(2026, 1, 1))  # noqa: DTZ001
 
 
-def test_a_registry_that_cannot_be_opened_says_so_without_its_password(tmp_path: Path) -> None:
+def test_a_registry_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     missing = Registry(f"sqlite:///{tmp_path}/no/such/directory/tandem.db")
-    with pytest.raises(RegistryUnavailable, match="cannot be used"), missing.reading():
+    with pytest.raises(RegistryUnavailable, match="cannot be used"), missing.transaction():
         pass
+
+
+def test_reading_makes_no_database_and_says_what_does(tmp_path: Path) -> None:
+    registry = Registry(f"sqlite:///{tmp_path}/tandem.db")
+    wanted = "There is no registry yet: .*`tandem up` makes it"
+    with pytest.raises(RegistryUnavailable, match=wanted), registry.reading():
+        pass
+    assert list(tmp_path.iterdir()) == []
