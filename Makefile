@@ -18,13 +18,13 @@ demo: install  ## Run the whole loop on real input, in a few minutes on a CPU
 test:  ## Install what the tests need and run all of them
 	@scripts/install.sh dev
 	@scripts/system-packages.sh
-	@$(BIN)/python -m pytest tests -m "not integration and not model" -q
+	@$(BIN)/python -m pytest tests -m "not integration and not model" -q -n auto
 	@$(BIN)/python -m pytest tests -m model -q -n auto
 	@$(BIN)/python -m pytest tests -m integration -q --durations 10
 
 test-unit:  ## Run the unit tests only, in under 20 seconds
 	@scripts/install.sh dev
-	@$(BIN)/python -m pytest tests -m "not integration and not model" -q
+	@$(BIN)/python -m pytest tests -m "not integration and not model" -q -n auto
 
 lint:  ## ruff, mypy strict, import contracts
 	@scripts/install.sh dev
