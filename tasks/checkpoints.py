@@ -7,14 +7,14 @@ from registry.records import Checkpoint, Suite
 from tasks.door import door
 from workers import imports
 from workers.context import Context
-from workers.pipeline import owed
+from workers.pipeline import announce
 
 
 @door("checkpoint.import")
 def import_checkpoint(request: CheckpointImport, context: Context) -> Checkpoint:
     """Copy a model directory, register it, and ask for its evaluation."""
     checkpoint = imports.import_model(request, settings=context.settings, registry=context.registry)
-    _announce(context)
+    announce(context)
     return checkpoint
 
 
@@ -22,11 +22,5 @@ def import_checkpoint(request: CheckpointImport, context: Context) -> Checkpoint
 def build_suite(request: SuiteBuild, context: Context) -> Suite:
     """Make a JSONL file the active validation suite, and ask for every evaluation on it."""
     suite = imports.import_suite(request, settings=context.settings, registry=context.registry)
-    _announce(context)
+    announce(context)
     return suite
-
-
-def _announce(context: Context) -> None:
-    with context.registry.transaction() as tx:
-        messages = owed(tx, settings=context.settings)
-    context.ring(messages)

@@ -41,5 +41,4 @@ def _releases(context: Context, *, lease: Lease | None) -> Releases:
 
 
 def _show(context: Context) -> None:
-    with context.registry.reading() as tx:
-        projections.refresh(tx, directory=context.settings.paths.status)
+    projections.refresh(context.registry, directory=context.settings.paths.status)

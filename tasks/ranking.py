@@ -36,8 +36,7 @@ def update(_request: RankingRequest, context: Context) -> Ranking | None:
         kept = _keep_if_news(tx, ranking=ranking)
         messages = owed(tx, settings=context.settings)
     context.ring(messages)
-    with context.registry.reading() as tx:
-        projections.refresh(tx, directory=context.settings.paths.status)
+    projections.refresh(context.registry, directory=context.settings.paths.status)
     return kept
 
 

@@ -23,6 +23,5 @@ def sweep(_request: Nothing, context: Context) -> None:
             messages += bells(tx, num_messages=depths)
     context.ring(messages)
     directory = context.settings.paths.status
-    with context.registry.reading() as tx:
-        projections.refresh(tx, directory=directory)
+    projections.refresh(context.registry, directory=directory)
     projections.write_status(directory, name="system_status", status=system_status(context))

@@ -11,7 +11,7 @@ from registry.states import JobState
 from tasks.door import door
 from workers import inbox, submission
 from workers.context import Context
-from workers.pipeline import bell, owed
+from workers.pipeline import announce, bell
 from workers.runner import TrainingRun, claim
 from workers.shutdown import is_stopping
 
@@ -47,9 +47,9 @@ def run(request: JobBell, context: Context) -> None:
         settings=context.settings,
         actor=context.actor,
         should_stop=is_stopping,
-        on_checkpoint=lambda: _announce(context),
+        on_checkpoint=lambda: announce(context),
     ).run()
-    _announce(context)
+    announce(context)
 
 
 @door("inbox.scan")
@@ -71,9 +71,3 @@ def _submit_file(path: Path, *, request: TrainingSubmission, context: Context) -
         inbox.refuse(path, settings=context.settings, reason=str(error))
         return
     inbox.done(path)
-
-
-def _announce(context: Context) -> None:
-    with context.registry.transaction() as tx:
-        messages = owed(tx, settings=context.settings)
-    context.ring(messages)

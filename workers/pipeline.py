@@ -31,12 +31,19 @@ from registry.records import (
 )
 from registry.states import CheckpointState, EvaluationState, Outcome, Priority
 from registry.store import Transaction
-from workers.context import Message
+from workers.context import Context, Message
 
 ACTOR = "control"
 JUDGED_STATES = (CheckpointState.COMPLETE, CheckpointState.CANDIDATE, CheckpointState.ACCEPTED)
 RANKING_RETRY_SECONDS = 60.0
 DEPLOYMENT_RETRY_SECONDS = 600.0
+
+
+def announce(context: Context) -> None:
+    """Send what is owed, once it is saved that it was."""
+    with context.registry.transaction() as tx:
+        messages = owed(tx, settings=context.settings)
+    context.ring(messages)
 
 
 def owed(tx: Transaction, *, settings: Settings) -> list[Message]:

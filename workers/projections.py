@@ -20,7 +20,7 @@ from registry.status_files import (
     TrainingState,
     TrainingStatus,
 )
-from registry.store import Transaction
+from registry.store import Registry, Transaction
 
 # Two heartbeats and a half: with a sweep each 30 s, a dead trainer reads `crashed` within 60 s.
 CRASHED_AFTER_SECONDS = 25.0
@@ -28,14 +28,18 @@ STALE_AFTER_SECONDS = 60.0
 MAX_VERDICTS = 200
 
 
-def refresh(tx: Transaction, *, directory: Path) -> None:
-    """Write every status file from the registry."""
-    write_status(directory, name="training_status", status=current_training_status(tx))
-    deployment = last_deployment(tx)
-    if deployment is not None:
-        write_status(directory, name="last_deployment", status=deployment)
-    write_status(directory, name="regression_monitoring", status=regression_monitoring(tx))
-    write_status(directory, name="model_comparisons", status=model_comparisons(tx))
+def refresh(registry: Registry, *, directory: Path) -> None:
+    """Write every status file. The registry is read first: no transaction is open while files are written."""
+    with registry.reading() as tx:
+        statuses = {
+            "training_status": current_training_status(tx),
+            "last_deployment": last_deployment(tx),
+            "regression_monitoring": regression_monitoring(tx),
+            "model_comparisons": model_comparisons(tx),
+        }
+    for name, status in statuses.items():
+        if status is not None:
+            write_status(directory, name=name, status=status)
 
 
 def write_status(directory: Path, *, name: str, status: BaseModel) -> None:
