@@ -24,6 +24,11 @@ class Home:
         return self.root / "inbox"
 
     @property
+    def control(self) -> Path:
+        """Commands by file: `control/pause` pauses the job that runs."""
+        return self.root / "control"
+
+    @property
     def refused(self) -> Path:
         """Inbox files that could not become a job, each with its reason beside it."""
         return self.root / "queue" / "failed"

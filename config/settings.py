@@ -27,6 +27,7 @@ from config.errors import SettingsError
 from config.home import Home
 from intelligence.ranking import RankingWeights
 from registry.messages import RegressionLimits
+from registry.order import QueueRules
 from registry.states import Priority
 
 PREFIX = "TANDEM_"
@@ -116,7 +117,7 @@ class ScheduleSettings(Section):
     """Seconds between the ticks of beat (design, section 4)."""
 
     sweep_seconds: float = Field(default=30.0, gt=0)
-    inbox_seconds: float = Field(default=5.0, gt=0)
+    inbox_seconds: float = Field(default=5.0, gt=0, description="the inbox and the control folder")
     inbox_settle_seconds: float = Field(
         default=2.0, ge=0, description="a file still being copied is left alone"
     )
@@ -145,6 +146,7 @@ class Settings(BaseSettings):
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     redis: RedisSettings = RedisSettings()
     training: TrainingSettings = TrainingSettings()
+    queue: QueueRules = QueueRules()
     evaluation: EvaluationSettings = EvaluationSettings()
     regression: RegressionLimits = RegressionLimits()
     ranking: RankingSettings = RankingSettings()

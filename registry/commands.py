@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry import leases
+from registry import leases, order
 from registry.errors import IllegalTransition
-from registry.records import Lease, TrainingJob
+from registry.records import Checkpoint, Lease, TrainingJob
 from registry.states import Command, JobState
 from registry.store import Transaction
+
+ATTEMPTS_A_RETRY = 3
 
 # What each command makes of a job, by the state it finds it in.
 EFFECTS: dict[Command, dict[JobState, JobState]] = {
     Command.PAUSE: {JobState.QUEUED: JobState.PAUSED, JobState.RUNNING: JobState.PAUSED},
     Command.RESUME: {JobState.PAUSED: JobState.QUEUED},
     Command.SKIP: {JobState.QUEUED: JobState.QUEUED, JobState.RUNNING: JobState.QUEUED},
+    Command.STOP: {
+        JobState.QUEUED: JobState.STOPPED,
+        JobState.PAUSED: JobState.STOPPED,
+        JobState.RUNNING: JobState.STOPPED,
+    },
+    Command.RETRY: {
+        JobState.STOPPED: JobState.QUEUED,
+        JobState.FAILED: JobState.QUEUED,
+        JobState.REJECTED: JobState.QUEUED,
+        JobState.CANCELLED: JobState.QUEUED,
+    },
     Command.CANCEL: {
         JobState.QUEUED: JobState.CANCELLED,
         JobState.PAUSED: JobState.CANCELLED,
@@ -61,6 +74,14 @@ def obey(tx: Transaction, job: TrainingJob, *, lease: Lease, actor: str) -> Trai
     return done
 
 
+def obey_waiting(tx: Transaction, job: TrainingJob, *, actor: str) -> TrainingJob:
+    """What was asked of a job whose attempt ended otherwise: it waits now, so it is done at once."""
+    current = tx.get(TrainingJob, job.id)
+    if current.state is not JobState.QUEUED or current.command is None:
+        return current
+    return _carry_out(tx, current, command=current.command, actor=actor, reason="asked for while it ran")
+
+
 def pending(tx: Transaction, *, job_id: str) -> Command | None:
     """What a running job was asked and has not done yet."""
     return tx.get(TrainingJob, job_id).command
@@ -73,10 +94,24 @@ def _carry_out(
     why = f"{command}: {reason}"
     changes: dict[str, Any] = {"command": None}
     if to is JobState.QUEUED:
-        changes["queued_at"] = tx.now
-    if to is JobState.CANCELLED:
-        changes["finished_at"] = tx.now
+        changes |= {"queued_at": tx.now, "place": order.end_of_queue(tx, priority=job.priority)}
+    if command is Command.RETRY:
+        changes |= {"finished_at": None, "note": "", "max_attempts": job.attempts + ATTEMPTS_A_RETRY}
+    if to is JobState.STOPPED:
+        last = tx.find(Checkpoint, job_id=job.id, newest_first="step", limit=1)
+        changes["final_checkpoint_id"] = last[0].id if last else None
+    if to in (JobState.CANCELLED, JobState.STOPPED):
+        changes |= {"finished_at": tx.now, "note": _what_was_used(job)}
     if to is job.state:
         tx.log(kind="TrainingJob", subject_id=job.id, before=job.state, after=to, actor=actor, reason=why)
         return tx.update(job, **changes)
     return tx.transition(job, to=to, actor=actor, reason=why, **changes)
+
+
+def _what_was_used(job: TrainingJob) -> str:
+    progress = job.progress
+    if progress is None or progress.step == 0:
+        return "nothing of its data was used"
+    unused = progress.num_unused_rows
+    rows = "how many rows were never used is unknown" if unused is None else f"{unused} rows were never used"
+    return f"ended at step {progress.step} of {progress.num_steps}; {rows}"

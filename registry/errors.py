@@ -5,6 +5,7 @@ TandemError                 root of every room's errors; says what failed and ho
     ├── NotFound            no row bears that id
     ├── StaleWrite          the row moved on, or the lease is another's: discard the result
     ├── IllegalTransition   the states do not allow that step
+    ├── QueueFull           as many jobs wait there as may
     ├── DatasetError        a JSONL file that cannot be used, with line and reason
     ├── ManifestError       a directory that is not what its manifest says
     └── RegistryUnavailable the database cannot be reached or is locked
@@ -39,6 +40,10 @@ class StaleWrite(RegistryError):
 
 class IllegalTransition(RegistryError):
     """The transition table has no such step."""
+
+
+class QueueFull(RegistryError):
+    """As many jobs wait in that queue as may."""
 
 
 class DatasetError(RegistryError):

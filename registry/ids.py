@@ -10,8 +10,8 @@ ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
 def new_id(prefix: str) -> str:
-    """A fresh random id such as `job-7f3k2a` (31^6 values; the primary key refuses a repeat)."""
-    return f"{prefix}-" + "".join(secrets.choice(ALPHABET) for _ in range(6))
+    """A fresh random id such as `job-7f3k2a9c` (31^8 values; the primary key refuses a repeat)."""
+    return f"{prefix}-" + "".join(secrets.choice(ALPHABET) for _ in range(8))
 
 
 def id_of(prefix: str, *parts: str) -> str:
@@ -20,5 +20,5 @@ def id_of(prefix: str, *parts: str) -> str:
 
 
 def checkpoint_id(job_id: str, *, step: int) -> str:
-    """`ckpt-7f3k2a-00000120`; zero-padded, so that text order is step order."""
+    """`ckpt-7f3k2a9c-00000120`; zero-padded, so that text order is step order."""
     return f"ckpt-{job_id.removeprefix('job-')}-{step:08d}"

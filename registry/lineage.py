@@ -56,8 +56,8 @@ def answered_evaluation(tx: Transaction, *, checkpoint_id: str, suite_id: str) -
 def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:
     """The checkpoint to train on from: 'tip', 'served', 'base' or an id; `NotFound` with the remedy.
 
-    The tip is the last checkpoint of the newest job that succeeded, unless it was quarantined since;
-    without one it is what is served, and before the first deployment the base model.
+    The tip is the last checkpoint of the newest job that succeeded or was stopped, unless it was
+    quarantined since; without one it is what is served, and before the first deployment the base model.
     """
     if wish == "tip":
         return _tip(tx) or _served(tx) or _base(tx)
@@ -74,7 +74,7 @@ def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:
 
 
 def _tip(tx: Transaction) -> Checkpoint | None:
-    jobs = tx.find(TrainingJob, state=JobState.SUCCEEDED, newest_first="finished_at")
+    jobs = tx.find(TrainingJob, state=[JobState.SUCCEEDED, JobState.STOPPED], newest_first="finished_at")
     for job in jobs:
         if job.final_checkpoint_id is None:
             continue

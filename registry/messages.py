@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field, JsonValue
 
-from registry.records import ExampleResult, GenerationSettings, Record, TrainingJob
+from registry.records import ExampleResult, GenerationSettings, Host, Record, TrainingJob
 from registry.states import Priority
 
 
@@ -23,6 +23,8 @@ class TrainingSubmission(Record):
     parent: str = Field(default="tip", description="'tip', 'served', 'base' or a checkpoint id")
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict)
     force: bool = Field(default=False, description="train again although the same job exists")
+    not_before_at: AwareDatetime | None = Field(default=None, description="it waits until then at least")
+    after: tuple[str, ...] = Field(default=(), max_length=20, description="jobs that must end well before it")
     submitted_by: str = "celery call"
 
 
@@ -34,7 +36,7 @@ class SubmittedJob(Record):
 
 
 class JobCommand(Record):
-    """`training.pause`, `training.resume`, `training.skip`, `training.cancel`."""
+    """`training.pause`, `.resume`, `.skip`, `.stop`, `.cancel` and `.retry`."""
 
     job_id: str
     reason: str = Field(default="asked for", max_length=200)
@@ -45,6 +47,50 @@ class CommandedJob(Record):
 
     job: TrainingJob
     is_in_effect: bool
+
+
+class PriorityChange(Record):
+    """`training.set_priority`: put a job into another queue."""
+
+    job_id: str
+    priority: Priority
+    reason: str = Field(default="asked for", max_length=200)
+
+
+class Move(Record):
+    """`training.move`: change a job's place in its queue. To the front, unless another place is named."""
+
+    job_id: str
+    before_id: str | None = Field(default=None, description="the job that is to run right after it")
+    to_end: bool = False
+    reason: str = Field(default="asked for", max_length=200)
+
+
+class Drain(Record):
+    """`host.drain`: finish what runs there, take nothing new; at once, or as soon as a job is done."""
+
+    host: str = Field(min_length=1, max_length=128)
+    after_job_id: str | None = None
+    reason: str = Field(default="asked for", max_length=200)
+
+
+class Undrain(Record):
+    """`host.undrain`: take work again."""
+
+    host: str = Field(min_length=1, max_length=128)
+    reason: str = Field(default="asked for", max_length=200)
+
+
+class DrainedHost(Record):
+    """The host, and what it still works on. Draining is in effect once that is nothing."""
+
+    host: Host
+    working_on: tuple[str, ...]
+
+    @property
+    def is_in_effect(self) -> bool:
+        """True where the host is as it was asked to be."""
+        return not (self.host.is_draining and self.working_on)
 
 
 class JobBell(Record):

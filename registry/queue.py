@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from registry import leases
+from registry import commands, hosts, leases, order
+from registry.errors import QueueFull
+from registry.order import QueueRules
 from registry.records import JobProblem, Lease, TrainingJob
-from registry.states import JobState, Priority
+from registry.states import JobState, Priority, is_final
 from registry.store import Transaction
-
-MAX_ATTEMPTS = 3
 
 
 def resource_of(job_id: str) -> str:
@@ -22,10 +22,11 @@ def resource_of(job_id: str) -> str:
     return f"job:{job_id}"
 
 
-def waiting(tx: Transaction, *, queues: Sequence[Priority] = tuple(Priority)) -> list[TrainingJob]:
+def waiting(
+    tx: Transaction, *, queues: Sequence[Priority] = tuple(Priority), rules: QueueRules | None = None
+) -> list[TrainingJob]:
     """Queued jobs in the order in which they will run."""
-    jobs = tx.find(TrainingJob, state=JobState.QUEUED, priority=[str(queue) for queue in queues])
-    return sorted(jobs, key=lambda job: (job.priority.rank, job.queued_at or job.submitted_at, job.id))
+    return list(order.candidates(tx, queues=queues, rules=rules))
 
 
 def running(tx: Transaction) -> list[TrainingJob]:
@@ -33,25 +34,46 @@ def running(tx: Transaction) -> list[TrainingJob]:
     return tx.find(TrainingJob, state=JobState.RUNNING)
 
 
-def submit(tx: Transaction, job: TrainingJob, *, actor: str) -> tuple[TrainingJob, bool]:
-    """Add a job and queue it; where its dedupe key is known, the job that bears it, and False."""
+def submit(
+    tx: Transaction, job: TrainingJob, *, actor: str, rules: QueueRules | None = None
+) -> tuple[TrainingJob, bool]:
+    """Add a job and queue it; where its dedupe key is known, the job that bears it, and False.
+
+    `NotFound` where it is to follow a job that there is not, `QueueFull` where no more may wait.
+    """
     known = tx.find(TrainingJob, dedupe_key=job.dedupe_key, limit=1)
     if known:
         return known[0], False
+    for job_id in job.after:
+        tx.get(TrainingJob, job_id)
+    _refuse_where_full(tx, priority=job.priority, rules=rules or QueueRules())
     tx.add(job, actor=actor, reason=f"submitted by {job.submitted_by}")
     return enqueue(tx, job, actor=actor), True
 
 
 def enqueue(tx: Transaction, job: TrainingJob, *, actor: str, reason: str = "") -> TrainingJob:
     """Put a submitted job at the end of its queue."""
-    return tx.transition(job, to=JobState.QUEUED, actor=actor, reason=reason, queued_at=tx.now)
+    place = order.end_of_queue(tx, priority=job.priority)
+    return tx.transition(job, to=JobState.QUEUED, actor=actor, reason=reason, queued_at=tx.now, place=place)
 
 
 def claim_next(
-    tx: Transaction, *, queues: Sequence[Priority], holder: str, seconds: float
+    tx: Transaction,
+    *,
+    queues: Sequence[Priority],
+    holder: str,
+    seconds: float,
+    host: str = "",
+    rules: QueueRules | None = None,
 ) -> tuple[TrainingJob, Lease] | None:
-    """The first waiting job with its lease, or None. One effective run, however many workers ask."""
-    for job in waiting(tx, queues=queues):
+    """The first job that may run, with its lease, or None. One effective run, however many workers ask."""
+    rules = rules or QueueRules()
+    if hosts.obstacle(tx, name=host):
+        return None
+    num_running = order.num_running_by_queue(tx)
+    for job in order.candidates(tx, queues=queues, rules=rules):
+        if order.obstacle(tx, job, rules=rules, num_running=num_running):
+            continue
         lease = leases.acquire(tx, resource=resource_of(job.id), holder=holder, seconds=seconds)
         if lease is not None:
             started_at = job.started_at or tx.now
@@ -67,7 +89,7 @@ def put_back(tx: Transaction, job: TrainingJob, *, lease: Lease, actor: str, rea
     """Return a job in good order: it keeps its place, its progress and its attempts."""
     queued = tx.transition(job, to=JobState.QUEUED, lease=lease, actor=actor, reason=reason)
     leases.release(tx, lease)
-    return queued
+    return commands.obey_waiting(tx, queued, actor=actor)
 
 
 def record_problem(
@@ -79,18 +101,24 @@ def record_problem(
     can_retry: bool,
     actor: str,
     lease: Lease | None = None,
+    not_before_at: datetime | None = None,
 ) -> TrainingJob:
-    """End an attempt badly: back to the queue while attempts are left and a retry can help, else `failed`."""
+    """End an attempt badly: back to the queue while attempts are left and a retry can help, else `failed`.
+
+    `not_before_at` is when it may be tried again. What a person asked of the job meanwhile is done.
+    """
     attempts = job.attempts + 1
     problem = JobProblem(kind=kind, message=message, attempt=attempts, at=tx.now)
-    to = JobState.QUEUED if can_retry and attempts < MAX_ATTEMPTS else JobState.FAILED
+    to = JobState.QUEUED if can_retry and attempts < job.max_attempts else JobState.FAILED
     changes: dict[str, object] = {"attempts": attempts, "problems": (*job.problems, problem)}
     if to is JobState.FAILED:
-        changes["finished_at"] = tx.now
+        changes |= {"finished_at": tx.now, "command": None}
+    elif not_before_at is not None:
+        changes["not_before_at"] = not_before_at
     ended = tx.transition(job, to=to, lease=lease, actor=actor, reason=f"{kind}: {message}", **changes)
     if lease is not None:
         leases.release(tx, lease)
-    return ended
+    return commands.obey_waiting(tx, ended, actor=actor)
 
 
 def reject(
@@ -105,6 +133,7 @@ def reject(
         actor=actor,
         reason=f"{kind}: {message}",
         problems=(*job.problems, problem),
+        command=None,
         finished_at=tx.now,
     )
     leases.release(tx, lease)
@@ -121,7 +150,43 @@ def requeue_abandoned(tx: Transaction, *, actor: str) -> list[TrainingJob]:
     ]
 
 
+def cancel_followers(tx: Transaction, *, actor: str) -> list[TrainingJob]:
+    """Cancel the queued jobs that were to follow one that ended without success."""
+    cancelled = []
+    for job in tx.find(TrainingJob, state=JobState.QUEUED):
+        failed = next((found for found in _predecessors(tx, job) if _ended_in_vain(found)), None)
+        if failed is not None:
+            reason = f"it was to follow {failed.id}, which is {failed.state}"
+            cancelled.append(
+                tx.transition(
+                    job, to=JobState.CANCELLED, actor=actor, reason=reason, note=reason, finished_at=tx.now
+                )
+            )
+    return cancelled
+
+
 def oldest_wait_seconds(jobs: Sequence[TrainingJob], *, now: datetime) -> float | None:
     """How long the longest-waiting of these jobs waits, or None where none does."""
     times = [job.queued_at for job in jobs if job.queued_at]
     return max(0.0, (now - min(times)).total_seconds()) if times else None
+
+
+def _refuse_where_full(tx: Transaction, *, priority: Priority, rules: QueueRules) -> None:
+    limit = rules.max_waiting.get(priority)
+    if limit is None:
+        return
+    num_waiting = len(tx.find(TrainingJob, state=JobState.QUEUED, priority=priority, limit=limit))
+    if num_waiting >= limit:
+        raise QueueFull(
+            f"{num_waiting} jobs wait in {priority}, and no more than {limit} may.",
+            remedy="Submit it later or to another queue, or raise TANDEM_QUEUE__MAX_WAITING.",
+        )
+
+
+def _predecessors(tx: Transaction, job: TrainingJob) -> list[TrainingJob]:
+    found = [tx.seek(TrainingJob, job_id) for job_id in job.after]
+    return [predecessor for predecessor in found if predecessor is not None]
+
+
+def _ended_in_vain(job: TrainingJob) -> bool:
+    return is_final(job.state) and job.state not in order.GOOD_ENDS

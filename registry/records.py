@@ -63,6 +63,7 @@ class JobProgress(Record):
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     num_tokens: int = Field(ge=0)
+    num_unused_rows: int | None = Field(default=None, ge=0, description="no step has used them yet")
     reported_at: AwareDatetime
 
 
@@ -76,7 +77,11 @@ class JobProblem(Record):
 
 
 class TrainingJob(Record):
-    """A dataset to train on, with how and with what result."""
+    """A dataset to train on, with how and with what result.
+
+    `hyperparameters` and `max_length` are complete and fixed at submission: a default that changes later
+    changes no job that waits. `place` orders a queue; `after` names jobs that must end well before it.
+    """
 
     id: str
     name: str
@@ -84,14 +89,20 @@ class TrainingJob(Record):
     priority: Priority
     dataset_id: str
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict)
+    max_length: int | None = Field(default=None, ge=2, description="tokens of a row")
     parent: str = "tip"
     parent_checkpoint_id: str | None = None
     dedupe_key: str
     submitted_by: str
+    place: int = 0
+    not_before_at: AwareDatetime | None = None
+    after: tuple[str, ...] = ()
     attempts: int = Field(default=0, ge=0)
+    max_attempts: int = Field(default=3, ge=1, description="a retry grants three more")
     progress: JobProgress | None = None
     problems: tuple[JobProblem, ...] = ()
     command: Command | None = None
+    note: str = Field(default="", description="what a person should know of how it ended")
     final_checkpoint_id: str | None = None
     submitted_at: AwareDatetime
     queued_at: AwareDatetime | None = None
@@ -272,6 +283,20 @@ class Lease(Record):
     def is_expired(self, *, now: datetime) -> bool:
         """True from `expires_at` on."""
         return now >= self.expires_at
+
+
+class Host(Record):
+    """A machine whose workers were seen. One that drains finishes what it has and takes nothing new.
+
+    With `drain_after_job_id` it drains as soon as that job neither waits nor runs.
+    """
+
+    id: str
+    roles: tuple[str, ...] = ()
+    is_draining: bool = False
+    drain_after_job_id: str | None = None
+    reason: str = ""
+    seen_at: AwareDatetime
 
 
 class Event(Record):

@@ -28,9 +28,10 @@ class JobState(StrEnum):
     RUNNING = "running"  #: a worker holds its lease
     PAUSED = "paused"  #: holds its progress and waits for `resume`
     SUCCEEDED = "succeeded"  #: every planned step was taken and the last checkpoint is verified
+    STOPPED = "stopped"  #: a person ended it early; what was trained is saved, `note` says what was not used
     FAILED = "failed"  #: three attempts, or an error that a retry cannot mend
     REJECTED = "rejected"  #: the data or the configuration cannot be trained on
-    CANCELLED = "cancelled"  #: a person said so
+    CANCELLED = "cancelled"  #: a person said so, or a job that it was to follow did not succeed
 
 
 class CheckpointState(StrEnum):
@@ -79,8 +80,18 @@ class Command(StrEnum):
     PAUSE = "pause"  #: save at the next step and wait for `resume`
     RESUME = "resume"  #: back to the queue, from where it stood
     SKIP = "skip"  #: to the end of its queue; it keeps its progress
+    STOP = "stop"  #: save at the next step and be done with it
     CANCEL = "cancel"  #: save nothing more and never run again
+    RETRY = "retry"  #: back to the queue with fresh attempts, from where it stood
 
+
+ENDED_JOB_STATES = (
+    JobState.SUCCEEDED,
+    JobState.STOPPED,
+    JobState.FAILED,
+    JobState.REJECTED,
+    JobState.CANCELLED,
+)
 
 State = JobState | CheckpointState | EvaluationState | DeploymentState
 
@@ -88,22 +99,27 @@ State = JobState | CheckpointState | EvaluationState | DeploymentState
 TRANSITIONS: dict[type[State], dict[State, frozenset[State]]] = {
     JobState: {
         JobState.SUBMITTED: frozenset({JobState.QUEUED, JobState.REJECTED, JobState.CANCELLED}),
-        JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}),
+        JobState.QUEUED: frozenset(
+            {JobState.RUNNING, JobState.PAUSED, JobState.STOPPED, JobState.FAILED, JobState.CANCELLED}
+        ),
         JobState.RUNNING: frozenset(
             {
                 JobState.QUEUED,
                 JobState.PAUSED,
                 JobState.SUCCEEDED,
+                JobState.STOPPED,
                 JobState.FAILED,
                 JobState.REJECTED,
                 JobState.CANCELLED,
             }
         ),
-        JobState.PAUSED: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED}),
+        JobState.PAUSED: frozenset({JobState.QUEUED, JobState.STOPPED, JobState.CANCELLED}),
         JobState.SUCCEEDED: frozenset(),
-        JobState.FAILED: frozenset(),
-        JobState.REJECTED: frozenset(),
-        JobState.CANCELLED: frozenset(),
+        # A person may try again what ended otherwise.
+        JobState.STOPPED: frozenset({JobState.QUEUED}),
+        JobState.FAILED: frozenset({JobState.QUEUED}),
+        JobState.REJECTED: frozenset({JobState.QUEUED}),
+        JobState.CANCELLED: frozenset({JobState.QUEUED}),
     },
     CheckpointState: {
         CheckpointState.WRITING: frozenset({CheckpointState.COMPLETE, CheckpointState.QUARANTINED}),
@@ -145,5 +161,5 @@ def check_transition(before: State, *, after: State) -> None:
 
 
 def is_final(state: State) -> bool:
-    """True where no step leads on."""
-    return not TRANSITIONS[type(state)][state]
+    """True where nothing leads on by itself; a person may still `retry` a job."""
+    return state in ENDED_JOB_STATES if isinstance(state, JobState) else not TRANSITIONS[type(state)][state]

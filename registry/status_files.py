@@ -33,6 +33,7 @@ class TrainingStatus(StatusFile):
     loss: float | None = None
     learning_rate: float | None = None
     tokens_per_second: float | None = None
+    num_unused_rows: int | None = Field(default=None, description="rows that no step has used yet")
     eta_seconds: float | None = None
     reported_at: AwareDatetime | None = None
     reason: str = ""

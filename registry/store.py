@@ -131,17 +131,25 @@ class Transaction:
         return None if row is None else kind.model_validate(dict(row))
 
     def find(
-        self, kind: type[R], /, *, newest_first: str = "", limit: int | None = None, **equals: Any
+        self,
+        kind: type[R],
+        /,
+        *,
+        newest_first: str = "",
+        order_by: str = "id",
+        limit: int | None = None,
+        offset: int = 0,
+        **equals: Any,
     ) -> list[R]:
-        """Records whose fields equal these values (a list means any of them), by id or newest first."""
+        """Records whose fields equal these values (a list means any of them), in order or newest first."""
         table = TABLES[kind]
         query = select(table)
         for name, value in equals.items():
             column = table.c[name]
             is_list = isinstance(value, list | tuple | set | frozenset)
             query = query.where(column.in_(list(value)) if is_list else column == value)
-        order = table.c[newest_first].desc() if newest_first else table.c.id
-        query = query.order_by(order, table.c.id).limit(limit)
+        order = table.c[newest_first].desc() if newest_first else table.c[order_by]
+        query = query.order_by(order, table.c.id).limit(limit).offset(offset or None)
         return [kind.model_validate(dict(row)) for row in self.connection.execute(query).mappings()]
 
     def update(self, record: R, **changes: Any) -> R:

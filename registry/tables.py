@@ -30,6 +30,7 @@ from registry.records import (
     Deployment,
     Evaluation,
     Event,
+    Host,
     Lease,
     Ranking,
     Record,
@@ -117,20 +118,27 @@ jobs = Table(
     Column("priority", String(8), nullable=False),
     _reference("dataset_id", "datasets", nullable=False),
     Column("hyperparameters", JSON, nullable=False),
+    Column("max_length", Integer),
     _text("parent", nullable=False),
     Column("parent_checkpoint_id", String(64)),
     Column("dedupe_key", String(80), nullable=False, unique=True),
     _text("submitted_by", nullable=False),
+    Column("place", BigInteger, nullable=False),
+    _time("not_before_at"),
+    Column("after", JSON, nullable=False),
     _number("attempts"),
+    _number("max_attempts"),
     Column("progress", JSON(none_as_null=True)),
     Column("problems", JSON, nullable=False),
     Column("command", String(8)),
+    _text("note", nullable=False),
     Column("final_checkpoint_id", String(64)),
     _time("submitted_at", nullable=False),
     _time("queued_at"),
     _time("started_at"),
     _time("finished_at"),
-    Index("ix_jobs_queue", "state", "priority", "queued_at"),
+    Index("ix_jobs_queue", "state", "priority", "place"),
+    Index("ix_jobs_submitted_at", "submitted_at"),
 )
 
 checkpoints = Table(
@@ -259,6 +267,17 @@ asks = Table(
     Column("is_settled", Boolean, nullable=False, index=True),
 )
 
+hosts = Table(
+    "hosts",
+    metadata,
+    _id(128),
+    Column("roles", JSON, nullable=False),
+    Column("is_draining", Boolean, nullable=False),
+    Column("drain_after_job_id", String(64)),
+    _text("reason", nullable=False),
+    _time("seen_at", nullable=False),
+)
+
 events = Table(
     "events",
     metadata,
@@ -284,5 +303,6 @@ TABLES: dict[type[Record], Table] = {
     Deployment: deployments,
     Lease: leases,
     Ask: asks,
+    Host: hosts,
     Event: events,
 }

@@ -10,8 +10,9 @@ Every call sends the same task that `celery call`, the command line and the inbo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,19 +26,23 @@ from registry.messages import (
     CheckpointImport,
     CommandedJob,
     DeploymentRequest,
+    Drain,
+    DrainedHost,
     JobCommand,
+    Move,
     RollbackRequest,
     SubmittedJob,
     SuiteBuild,
     TrainingSubmission,
+    Undrain,
 )
-from registry.records import Checkpoint, Deployment, Record, Suite, TrainingJob
+from registry.records import Checkpoint, Deployment, Host, Record, Suite, TrainingJob
 from registry.states import is_final
 from registry.status_files import SystemStatus
 from workers.app import broker_unavailable
 from workers.context import Context, Message, open_context
 from workers.contracts import parse_request
-from workers.errors import NoAnswer, TaskFailed
+from workers.errors import NoAnswer, RequestError, TaskFailed
 from workers.status import system_status
 
 R = TypeVar("R", bound=Record)
@@ -82,6 +87,25 @@ class JobHandle:
         """Back to the queue, from where it stood."""
         return self._command("resume")
 
+    def stop(self) -> bool:
+        """Save at the next step and end as `stopped`, saying what was not used."""
+        return self._command("stop")
+
+    def retry(self) -> bool:
+        """Back to the queue with three fresh attempts, to go on from its last checkpoint."""
+        return self._command("retry")
+
+    def set_priority(self, priority: str) -> TrainingJob:
+        """Put it into another queue; it keeps its time of arrival."""
+        fields = {"job_id": self.id, "priority": priority}
+        request = parse_request("training.set_priority", fields=fields)
+        return ask(self.context, "training.set_priority", request=request, answer=CommandedJob).job
+
+    def move(self, *, before: str | None = None, to_end: bool = False) -> TrainingJob:
+        """To the front of its queue, before another job of it, or to the end."""
+        request = Move(job_id=self.id, before_id=before, to_end=to_end)
+        return ask(self.context, "training.move", request=request, answer=CommandedJob).job
+
     def skip(self) -> bool:
         """To the end of its queue; it keeps its progress."""
         return self._command("skip")
@@ -111,9 +135,14 @@ class Tandem:
         parent: str = "tip",
         hyperparameters: Mapping[str, Any] | None = None,
         force: bool = False,
+        not_before: datetime | None = None,
+        after: Sequence[str] = (),
         submitted_by: str = "python",
     ) -> JobHandle:
-        """Submit a JSONL file for training. The same file and configuration give the same job."""
+        """Submit a JSONL file for training. The same file and configuration give the same job.
+
+        It starts at `not_before` (aware) at the earliest, and once every job of `after` ended well.
+        """
         fields = {
             "dataset": _absolute(dataset),
             "priority": priority,
@@ -121,6 +150,8 @@ class Tandem:
             "parent": parent,
             "hyperparameters": dict(hyperparameters or {}),
             "force": force,
+            "not_before_at": not_before,
+            "after": tuple(after),
             "submitted_by": submitted_by,
         }
         request = TrainingSubmission.model_validate(
@@ -155,6 +186,24 @@ class Tandem:
         """Serve the release before, or the named one."""
         request = RollbackRequest(release_id=release_id, reason=reason)
         return ask(self.context, "deployment.rollback", request=request, answer=Deployment)
+
+    def drain(self, host: str | None = None, *, after_job: str | None = None) -> DrainedHost:
+        """Let a host finish what it has and take nothing new; at once, or when a job is done."""
+        request = Drain(host=host or self._only_host(), after_job_id=after_job)
+        return ask(self.context, "host.drain", request=request, answer=DrainedHost)
+
+    def undrain(self, host: str | None = None) -> DrainedHost:
+        """Let a host take work again."""
+        request = Undrain(host=host or self._only_host())
+        return ask(self.context, "host.undrain", request=request, answer=DrainedHost)
+
+    def _only_host(self) -> str:
+        with self.context.registry.reading() as tx:
+            known = [host.id for host in tx.find(Host)]
+        if len(known) == 1:
+            return known[0]
+        seen = ", ".join(known) or "none was seen yet"
+        raise RequestError("Which host is meant?", remedy=f"Name one: {seen}.")
 
     def status(self) -> SystemStatus:
         """What every part is doing, and `unknown` where nothing says so."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from registry import asks, queue
 from registry.messages import Nothing
 from tasks.door import door
-from workers import projections
+from workers import projections, steering
 from workers.context import Context
 from workers.pipeline import bells, owed
 from workers.status import redis_status, system_status
@@ -15,13 +15,19 @@ from workers.status import redis_status, system_status
 def sweep(_request: Nothing, context: Context) -> None:
     """Put back abandoned jobs, ring missing bells, send what is owed, write the status files."""
     _, depths = redis_status(context.settings, now=context.registry.clock())
+    nodes = None if depths is None else steering.answering_nodes(context.celery)
     with context.registry.transaction() as tx:
         asks.put(tx, kind="tick", subject_id="sweep")  # by its age `status` knows that beat is alive
         queue.requeue_abandoned(tx, actor="sweep")
+        queue.cancel_followers(tx, actor="sweep")
+        steering.note_hosts(tx, nodes=nodes)
+        drained = steering.drained_hosts(tx)
         messages = owed(tx, settings=context.settings)
         if depths is not None:
-            messages += bells(tx, num_messages=depths)
+            messages += bells(tx, num_messages=depths, rules=context.settings.queue)
     context.ring(messages)
+    for host in drained:
+        steering.hold_back(context.celery, host=host)
     directory = context.settings.paths.status
     projections.refresh(context.registry, directory=directory)
-    projections.write_status(directory, name="system_status", status=system_status(context))
+    projections.write_status(directory, name="system_status", status=system_status(context, nodes=nodes))

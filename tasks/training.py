@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from registry.errors import RegistryUnavailable, TandemError
+from registry.errors import QueueFull, RegistryUnavailable, TandemError
 from registry.messages import JobBell, Nothing, SubmittedJob, TrainingSubmission
 from registry.states import JobState
 from tasks.door import door
-from workers import inbox, submission
+from workers import inbox, signals, submission
 from workers.context import Context
 from workers.pipeline import announce, bell
 from workers.runner import TrainingRun, claim
@@ -30,14 +30,11 @@ def submit(request: TrainingSubmission, context: Context) -> SubmittedJob:
 @door("training.run")
 def run(request: JobBell, context: Context) -> None:
     """Train the first waiting job of this host's queues, whichever job the bell was for."""
-    training = context.settings.training
     if is_stopping():
         return  # the sweep rings again
-    claimed = claim(
-        context.registry, queues=training.queues, holder=context.actor, seconds=training.lease_seconds
-    )
+    claimed = claim(context.registry, settings=context.settings, holder=context.actor, host=context.host)
     if claimed is None:
-        log.info("%s: nothing waits; an earlier bell was answered", request.job_id)
+        log.info("%s: nothing may run here now; what waits is rung again", request.job_id)
         return
     job, lease = claimed
     TrainingRun(
@@ -48,13 +45,15 @@ def run(request: JobBell, context: Context) -> None:
         actor=context.actor,
         should_stop=is_stopping,
         on_checkpoint=lambda: announce(context),
+        take_signals=lambda: signals.obey(context),
     ).run()
     announce(context)
 
 
 @door("inbox.scan")
 def scan(_request: Nothing, context: Context) -> None:
-    """Submit each file that lies complete in the inbox; move aside what cannot become a job."""
+    """Obey the files in `control/`, submit each that lies complete in the inbox, move aside the others."""
+    signals.obey(context)
     with context.holding("inbox") as lease:
         if lease is None:
             return  # another scan is at work
@@ -65,7 +64,7 @@ def scan(_request: Nothing, context: Context) -> None:
 def _submit_file(path: Path, *, request: TrainingSubmission, context: Context) -> None:
     try:
         submit(request, context)
-    except (RegistryUnavailable, OSError):
+    except (RegistryUnavailable, QueueFull, OSError):
         raise  # not the file's fault: it stays for the next scan
     except TandemError as error:
         inbox.refuse(path, settings=context.settings, reason=str(error))

@@ -27,6 +27,7 @@ class TrainingResult(Record):
     num_steps: int = Field(ge=1)
     step: int = Field(ge=0)
     num_tokens: int = Field(ge=0)
+    num_unused_rows: int = Field(ge=0, description="rows that no step has used")
     final_checkpoint: str | None
     mean_loss: float | None
     tokens_per_second: float | None = Field(default=None, ge=0)
@@ -61,6 +62,7 @@ class Progress(Record):
     grad_norm: float = Field(ge=0)
     tokens_per_second: float | None = Field(default=None, ge=0)
     num_tokens: int = Field(ge=0)
+    num_unused_rows: int = Field(ge=0, description="rows that no step has used yet")
     peak_memory_bytes: int = Field(ge=0)
 
 

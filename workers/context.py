@@ -46,9 +46,14 @@ class Context:
     celery: Celery
 
     @property
+    def host(self) -> str:
+        """This machine, as its workers are named."""
+        return socket.gethostname()
+
+    @property
     def actor(self) -> str:
         """Who writes: host and process, for the event log."""
-        return f"{socket.gethostname()}:{os.getpid()}"
+        return f"{self.host}:{os.getpid()}"
 
     def send(self, message: Message) -> str:
         """Publish, and return the message's id; `BrokerUnavailable` where Redis is away."""

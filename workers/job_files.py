@@ -27,13 +27,13 @@ def write_job_file(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, se
 
 
 def job_config(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings) -> JobConfig:
-    """A job's hyperparameters over the defaults of the settings, over the defaults of the trainer."""
+    """What was fixed at submission, on this host's device and directories."""
     training = settings.training
     return JobConfig(
         job_id=job.id,
         parent_checkpoint_id=parent.id,
-        hyperparameters=check_hyperparameters({**training.hyperparameters, **job.hyperparameters}),
-        model=ModelConfig(path=parent.path, max_length=training.max_length),
+        hyperparameters=check_hyperparameters(job.hyperparameters),
+        model=ModelConfig(path=parent.path, max_length=job.max_length or training.max_length),
         data=DataConfig(path=dataset.path, dataset_id=dataset.id),
         output=OutputConfig(
             checkpoints_dir=str(settings.paths.checkpoints / job.id),

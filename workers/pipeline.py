@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from config.settings import Settings
 from intelligence.regression import choose_baseline
-from registry import asks, judgements, lineage, queue
+from registry import asks, judgements, lineage, order, queue
 from registry.ids import id_of
 from registry.messages import (
     ArtifactReference,
@@ -22,6 +22,7 @@ from registry.messages import (
     RankingRequest,
     RegressionRequest,
 )
+from registry.order import QueueRules
 from registry.records import (
     Checkpoint,
     Evaluation,
@@ -59,11 +60,18 @@ def owed(tx: Transaction, *, settings: Settings) -> list[Message]:
     ]
 
 
-def bells(tx: Transaction, *, num_messages: Mapping[str, int]) -> list[Message]:
-    """One bell for each waiting job whose queue holds fewer messages than jobs."""
+def bells(
+    tx: Transaction, *, num_messages: Mapping[str, int], rules: QueueRules | None = None
+) -> list[Message]:
+    """One bell for each job that may run now and whose queue holds fewer messages than such jobs."""
+    rules, num_running = rules or QueueRules(), order.num_running_by_queue(tx)
     missing: list[Message] = []
     for priority in Priority:
-        jobs = queue.waiting(tx, queues=(priority,))
+        jobs = [
+            job
+            for job in queue.waiting(tx, queues=(priority,))
+            if not order.obstacle(tx, job, rules=rules, num_running=num_running)
+        ]
         missing += [bell(job.id, priority=priority) for job in jobs[num_messages.get(priority, 0) :]]
     return missing
 

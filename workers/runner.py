@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from registry import commands, leases, lineage, queue
 from registry.errors import RegistryUnavailable, StaleWrite, TandemError
 from registry.ids import checkpoint_id
 from registry.records import Checkpoint, Dataset, JobProgress, Lease, TrainingJob
-from registry.states import CheckpointState, Command, JobState, Priority
+from registry.states import CheckpointState, Command, JobState
 from registry.store import Registry
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress
 from workers.child import Child, TrainerChild
@@ -43,6 +43,7 @@ class TrainingRun:
     actor: str
     should_stop: Callable[[], bool]
     on_checkpoint: Callable[[], None]
+    take_signals: Callable[[], object] = lambda: None
     command_seconds: float = COMMAND_SECONDS
     start_child: Callable[..., Child] = TrainerChild
     parent_pid: int = field(default_factory=os.getppid)
@@ -139,6 +140,7 @@ class TrainingRun:
         if self._command is not None or now - self._asked < self.command_seconds:
             return
         self._asked = now
+        self.take_signals()
         with self.registry.reading() as tx:
             self._command = commands.pending(tx, job_id=self.job.id)
         if self._command is Command.CANCEL:
@@ -204,6 +206,8 @@ class TrainingRun:
 
     def _obey(self) -> TrainingJob:
         with self.registry.transaction() as tx:
+            tx.check_lease(self.lease)
+            self.job = tx.update(self.job, progress=self._progress or self.job.progress)
             self.job = commands.obey(tx, self.job, lease=self.lease, actor=self.actor)
         return self.job
 
@@ -237,11 +241,19 @@ class TrainingRun:
 
 
 def claim(
-    registry: Registry, *, queues: Sequence[Priority], holder: str, seconds: float
+    registry: Registry, *, settings: Settings, holder: str, host: str = ""
 ) -> tuple[TrainingJob, Lease] | None:
-    """Take the first waiting job of these queues, or None."""
+    """Take the first job of this host's queues that may run, or None."""
+    training = settings.training
     with registry.transaction() as tx:
-        return queue.claim_next(tx, queues=queues, holder=holder, seconds=seconds)
+        return queue.claim_next(
+            tx,
+            queues=training.queues,
+            holder=holder,
+            seconds=training.lease_seconds,
+            host=host,
+            rules=settings.queue,
+        )
 
 
 def _job_progress(message: Progress, *, now: object) -> JobProgress:

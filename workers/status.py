@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import httpx
-from celery import Celery
-from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -27,24 +26,28 @@ from registry.status_files import (
     TrainingStatus,
 )
 from registry.store import Transaction
-from workers import projections
+from workers import projections, steering
 from workers.context import Context
 from workers.contracts import TRAINING_QUEUES
 
-PING_SECONDS = 1.0
 HTTP_SECONDS = 2.0
 MAX_JOBS = 50
 MISSED_TICKS = 3  # one may be late, two may be unlucky
 WORKERS = ("control", "train", "intelligence")
 
 
-def system_status(context: Context) -> SystemStatus:
-    """Ask every part, read the registry, and say both. Never raises for a part that is down."""
+def system_status(context: Context, *, nodes: Sequence[str] | None = None) -> SystemStatus:
+    """Ask every part, read the registry, and say both. Never raises for a part that is down.
+
+    `nodes` are the workers that answered just now, where the caller asked them already.
+    """
     now = context.registry.clock()
     settings = context.settings
     redis_part, depths = redis_status(settings, now=now)
     server_part, release = server_status(settings, now=now)
-    workers = worker_status(context.celery, is_redis_up=redis_part.state == "up", now=now)
+    if nodes is None and redis_part.state == "up":
+        nodes = steering.answering_nodes(context.celery)
+    workers = worker_status(nodes, now=now)
     parts: list[PartStatus] = [redis_part, *workers, server_part, flower_status(settings, now=now)]
     try:
         with context.registry.reading() as tx:
@@ -81,19 +84,12 @@ def redis_status(settings: Settings, *, now: datetime) -> tuple[PartStatus, dict
     return PartStatus(name="redis", state="up", observed_at=now), depths
 
 
-def worker_status(celery: Celery, *, is_redis_up: bool, now: datetime) -> list[PartStatus]:
-    """Which workers answer a ping; `unknown` where Redis cannot carry the question."""
-    if not is_redis_up:
+def worker_status(nodes: Sequence[str] | None, *, now: datetime) -> list[PartStatus]:
+    """Which workers answered a ping; `unknown` where Redis could not carry the question (None)."""
+    if nodes is None:
         detail = "Redis is down, so no worker can be asked"
         return [PartStatus(name=name, state="unknown", detail=detail, observed_at=now) for name in WORKERS]
-    try:
-        answers = celery.control.ping(timeout=PING_SECONDS) or []
-    except (OperationalError, RedisError, OSError) as error:
-        return [
-            PartStatus(name=name, state="unknown", detail=str(error), observed_at=now) for name in WORKERS
-        ]
-    hosts = [host for answer in answers for host in answer]
-    return [_worker_part(name, hosts=hosts, now=now) for name in WORKERS]
+    return [_worker_part(name, nodes=nodes, now=now) for name in WORKERS]
 
 
 def server_status(settings: Settings, *, now: datetime) -> tuple[PartStatus, str | None]:
@@ -161,9 +157,9 @@ def checkpoint_lines(tx: Transaction) -> list[CheckpointStatus]:
     ]
 
 
-def _worker_part(name: str, *, hosts: list[str], now: datetime) -> PartStatus:
-    mine = [host for host in hosts if host.split("@")[0].startswith(name)]
-    detail = ", ".join(mine) or f"no answer in {PING_SECONDS:g} s"
+def _worker_part(name: str, *, nodes: Sequence[str], now: datetime) -> PartStatus:
+    mine = [node for node in nodes if node.split("@")[0].startswith(name)]
+    detail = ", ".join(mine) or f"no answer in {steering.PING_SECONDS:g} s"
     return PartStatus(name=name, state="up" if mine else "down", detail=detail, observed_at=now)
 
 

@@ -14,6 +14,7 @@ from registry.messages import SubmittedJob, TrainingSubmission
 from registry.records import Dataset, TrainingJob
 from registry.states import JobState
 from registry.store import Registry, Transaction
+from trainer.config.hyperparameters import Hyperparameters
 from trainer.config.job import check_hyperparameters
 from workers import intake
 
@@ -21,9 +22,9 @@ from workers import intake
 def submit(request: TrainingSubmission, *, settings: Settings, registry: Registry) -> SubmittedJob:
     """Check everything, then add dataset and job in one transaction: no half-made job.
 
-    Raises `DatasetError`, `NotFound` (parent) or the trainer's `ConfigError`.
+    Raises `DatasetError`, `NotFound` (parent, predecessor), `QueueFull` or the trainer's `ConfigError`.
     """
-    check_hyperparameters({**settings.training.hyperparameters, **request.hyperparameters})
+    how = check_hyperparameters({**settings.training.hyperparameters, **request.hyperparameters})
     path = intake.locate(request.dataset, settings=settings)
     dataset = intake.take_dataset(path, settings=settings, now=registry.clock())
     with registry.reading() as tx:
@@ -33,8 +34,10 @@ def submit(request: TrainingSubmission, *, settings: Settings, registry: Registr
         intake.refuse_overlap(dataset, suite=suite)
     with registry.transaction() as tx:
         dataset = _keep_dataset(tx, dataset=dataset)
-        job = _job(request, dataset=dataset, path=path, tx=tx)
-        submitted, is_new = queue.submit(tx, job, actor=request.submitted_by)
+        job = _job(
+            request, dataset=dataset, path=path, how=how, max_length=settings.training.max_length, tx=tx
+        )
+        submitted, is_new = queue.submit(tx, job, actor=request.submitted_by, rules=settings.queue)
     return SubmittedJob(job=submitted, is_new=is_new)
 
 
@@ -50,17 +53,29 @@ def _keep_dataset(tx: Transaction, *, dataset: Dataset) -> Dataset:
     return known
 
 
-def _job(request: TrainingSubmission, *, dataset: Dataset, path: Path, tx: Transaction) -> TrainingJob:
-    how = json.dumps({"hyperparameters": request.hyperparameters, "parent": request.parent}, sort_keys=True)
-    key = f"{dataset.id}:{sha256_text(how)[:16]}"
+def _job(
+    request: TrainingSubmission,
+    *,
+    dataset: Dataset,
+    path: Path,
+    how: Hyperparameters,
+    max_length: int,
+    tx: Transaction,
+) -> TrainingJob:
+    hyperparameters = how.model_dump(mode="json")
+    what = {"hyperparameters": hyperparameters, "max_length": max_length, "parent": request.parent}
+    key = f"{dataset.id}:{sha256_text(json.dumps(what, sort_keys=True))[:16]}"
     return TrainingJob(
         id=new_id("job"),
         name=request.name or path.stem,
         state=JobState.SUBMITTED,
         priority=request.priority,
         dataset_id=dataset.id,
-        hyperparameters=request.hyperparameters,
+        hyperparameters=hyperparameters,
+        max_length=max_length,
         parent=request.parent,
+        not_before_at=request.not_before_at,
+        after=request.after,
         dedupe_key=f"{key}:{new_id('again')}" if request.force else key,
         submitted_by=request.submitted_by,
         submitted_at=tx.now,

@@ -65,6 +65,7 @@ def progress(step: int, *, num_steps: int = 10) -> Progress:
         grad_norm=1.0,
         tokens_per_second=100.0,
         num_tokens=step * 100,
+        num_unused_rows=max(0, num_steps - step),
         peak_memory_bytes=0,
     )
 
@@ -82,6 +83,7 @@ def finished(state: str = "finished", *, step: int = 10, num_steps: int = 10) ->
             "num_steps": num_steps,
             "step": step,
             "num_tokens": 1000,
+            "num_unused_rows": num_steps - step,
             "final_checkpoint": None,
             "mean_loss": 1.0,
             "tokens_per_second": 100.0,

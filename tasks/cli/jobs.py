@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from registry.records import Event, TrainingJob
 from registry.states import JobState, Priority
 from tasks.api import Tandem
 from tasks.cli.output import console, jobs_table, print_json, styled
+from tasks.cli.times import parse_time
 from workers.errors import RequestError, TaskFailed
 from workers.status import job_line, recent_jobs
 
@@ -38,6 +40,12 @@ def submit(
         list[str] | None, typer.Option("--set", help="Hyperparameter, as name=value; may be repeated.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Train again although the same job exists.")] = False,
+    at: Annotated[
+        str | None, typer.Option("--at", help="Not before: 2027-01-31T03:00 (local time), or +90m, +2h, +1d.")
+    ] = None,
+    after: Annotated[
+        list[str] | None, typer.Option("--after", help="A job that must end well before; may be repeated.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -49,6 +57,8 @@ def submit(
         parent=parent,
         hyperparameters=_parse_settings(set_ or []),
         force=force,
+        not_before=None if at is None else parse_time(at, now=datetime.now(UTC)),
+        after=after or (),
         submitted_by="tandem submit",
     )
     job = handle.wait() if wait else handle.row
@@ -72,6 +82,27 @@ def queue_list(as_json: Json = False) -> None:
         print_json(lines)
         return
     console.print(jobs_table(lines) if lines else "Nothing runs and nothing waits.")
+
+
+@queue_commands.command("set-priority")
+def queue_set_priority(job_id: str, priority: Priority) -> None:
+    """Put a job into another queue; it keeps its time of arrival."""
+    job = Tandem().job(job_id).set_priority(priority)
+    console.print(f"{job.id} is on {job.priority}.")
+
+
+@queue_commands.command("move")
+def queue_move(
+    job_id: str,
+    before: Annotated[str | None, typer.Option(help="The job that is to run right after it.")] = None,
+    to_end: Annotated[bool, typer.Option("--to-end", help="Behind all others.")] = False,
+) -> None:
+    """Change a job's place in its queue: to the front, unless another place is named."""
+    if before is not None and to_end:
+        raise RequestError("--before and --to-end cannot both be meant.", remedy="Give one of them.")
+    job = Tandem().job(job_id).move(before=before, to_end=to_end)
+    where = f"before {before}" if before else "at the end" if to_end else "at the front"
+    console.print(f"{job.id} is {where} of {job.priority}.")
 
 
 @job_commands.command("list")
@@ -131,6 +162,18 @@ def job_pause(job_id: str) -> None:
 def job_resume(job_id: str) -> None:
     """Back to the queue, to go on from where it stood."""
     _report(job_id, is_in_effect=Tandem().job(job_id).resume(), command="resume")
+
+
+@job_commands.command("stop")
+def job_stop(job_id: str) -> None:
+    """Save at the next step and end it as `stopped`, saying what was not used."""
+    _report(job_id, is_in_effect=Tandem().job(job_id).stop(), command="stop")
+
+
+@job_commands.command("retry")
+def job_retry(job_id: str) -> None:
+    """Queue it again with three fresh attempts; it goes on from its last checkpoint."""
+    _report(job_id, is_in_effect=Tandem().job(job_id).retry(), command="retry")
 
 
 @job_commands.command("skip")

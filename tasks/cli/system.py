@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -40,7 +40,7 @@ def events(
     as_json: Json = False,
 ) -> None:
     """Who changed what, when and why; newest last."""
-    wanted = {} if subject is None else {"subject_id": subject}
+    wanted: dict[str, Any] = {} if subject is None else {"subject_id": subject}
     with Tandem().context.registry.reading() as tx:
         found = tx.find(Event, newest_first="id", limit=limit, **wanted)[::-1]
     if as_json:

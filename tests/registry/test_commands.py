@@ -2,10 +2,10 @@ import pytest
 
 from registry import commands, queue
 from registry.errors import IllegalTransition, StaleWrite
-from registry.records import Event, Lease, TrainingJob
+from registry.records import Event, JobProgress, Lease, TrainingJob
 from registry.states import Command, JobState, Priority
 from registry.store import Registry
-from registry.testing import ManualClock, add_queued_job
+from registry.testing import START, ManualClock, add_queued_job, make_checkpoint
 
 
 def give(registry: Registry, command: Command, job_id: str = "job-aaaaaa") -> tuple[TrainingJob, bool]:
@@ -82,8 +82,73 @@ def test_a_holder_that_lost_its_lease_cannot_obey_any_more(registry: Registry, c
         commands.obey(tx, job, lease=lease, actor="worker")
 
 
-@pytest.mark.parametrize("command", list(Command))
-def test_a_finished_job_takes_no_command(registry: Registry, command: Command) -> None:
+def test_a_stopped_job_keeps_its_last_checkpoint_and_says_what_was_not_used(registry: Registry) -> None:
+    job, lease = start(registry)
+    progress = JobProgress(
+        step=4, num_steps=10, epoch=0.4, num_tokens=99, num_unused_rows=6, reported_at=START
+    )
+    with registry.transaction() as tx:
+        tx.add(make_checkpoint(job_id=job.id, step=2, id="ckpt-a-2"), actor="worker")
+        tx.add(make_checkpoint(job_id=job.id, step=4, id="ckpt-a-4"), actor="worker")
+        job = tx.update(job, progress=progress)
+    give(registry, Command.STOP)
+    with registry.transaction() as tx:
+        stopped = commands.obey(tx, job, lease=lease, actor="worker")
+    assert (stopped.state, stopped.final_checkpoint_id) == (JobState.STOPPED, "ckpt-a-4")
+    assert stopped.note == "ended at step 4 of 10; 6 rows were never used"
+
+
+def test_a_job_that_never_ran_says_that_nothing_was_used(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        add_queued_job(tx)
+    job, is_in_effect = give(registry, Command.STOP)
+    assert is_in_effect
+    assert (job.state, job.final_checkpoint_id) == (JobState.STOPPED, None)
+    assert job.note == "nothing of its data was used"
+
+
+def test_a_retry_grants_three_more_attempts_and_keeps_the_story(registry: Registry) -> None:
+    job, lease = start(registry)
+    with registry.transaction() as tx:
+        queue.record_problem(
+            tx, job, kind="diverged", message="NaN", can_retry=False, actor="worker", lease=lease
+        )
+    again, is_in_effect = give(registry, Command.RETRY)
+    assert is_in_effect
+    assert (again.state, again.attempts, again.max_attempts) == (JobState.QUEUED, 1, 4)
+    assert (again.finished_at, [problem.kind for problem in again.problems]) == (None, ["diverged"])
+
+
+@pytest.mark.parametrize(
+    ("command", "state"),
+    [
+        (Command.PAUSE, JobState.PAUSED),
+        (Command.STOP, JobState.STOPPED),
+        (Command.CANCEL, JobState.CANCELLED),
+        (Command.SKIP, JobState.QUEUED),
+    ],
+)
+def test_what_was_asked_of_a_job_whose_worker_died_is_done_when_it_is_put_back(
+    registry: Registry, clock: ManualClock, command: Command, state: JobState
+) -> None:
+    start(registry)
+    give(registry, command)
+    clock.advance(61)
+    with registry.transaction() as tx:
+        (job,) = queue.requeue_abandoned(tx, actor="sweep")
+    assert (job.state, job.command, job.attempts) == (state, None, 1)
+
+
+def test_what_was_asked_of_a_job_is_done_when_its_worker_is_told_to_stop(registry: Registry) -> None:
+    job, lease = start(registry)
+    give(registry, Command.PAUSE)
+    with registry.transaction() as tx:
+        back = queue.put_back(tx, job, lease=lease, actor="worker", reason="shutdown")
+    assert back.state is JobState.PAUSED
+
+
+@pytest.mark.parametrize("command", [command for command in Command if command is not Command.RETRY])
+def test_a_finished_job_takes_no_command_but_retry(registry: Registry, command: Command) -> None:
     with registry.transaction() as tx:
         add_queued_job(tx)
     give(registry, Command.CANCEL)

@@ -78,6 +78,7 @@ def test_the_final_states() -> None:
         repr(state)
         for state in (
             JobState.SUCCEEDED,
+            JobState.STOPPED,
             JobState.FAILED,
             JobState.REJECTED,
             JobState.CANCELLED,

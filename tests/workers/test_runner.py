@@ -9,7 +9,7 @@ import pytest
 from config.settings import Settings
 from registry import commands, leases, queue
 from registry.records import Checkpoint, Event, TrainingJob
-from registry.states import Command, JobState, Priority
+from registry.states import Command, JobState
 from registry.store import Registry
 from registry.testing import ManualClock, add_queued_job, make_checkpoint
 from trainer.messages import Failed, FailureKind
@@ -26,7 +26,7 @@ def start(registry: Registry, settings: Settings) -> Start:
         add_queued_job(tx)
 
     def make(child: FakeChild, *, should_stop: Callable[[], bool] = lambda: False) -> TrainingRun:
-        claimed = claim(registry, queues=tuple(Priority), holder="worker", seconds=60)
+        claimed = claim(registry, settings=settings, holder="worker")
         assert claimed is not None
         return TrainingRun(
             job=claimed[0],
@@ -115,6 +115,7 @@ def test_a_worker_that_must_stop_has_the_trainer_save_and_gives_the_job_back(
     [
         (Command.PAUSE, JobState.PAUSED),
         (Command.SKIP, JobState.QUEUED),
+        (Command.STOP, JobState.STOPPED),
         (Command.CANCEL, JobState.CANCELLED),
     ],
 )

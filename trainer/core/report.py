@@ -40,6 +40,7 @@ class Reporter:
             num_steps=run.plan.num_steps,
             step=run.step,
             num_tokens=run.num_tokens,
+            num_unused_rows=run.num_unused_rows,
             final_checkpoint=None if run.saved is None else str(run.saved.path),
             mean_loss=run.mean_loss,
             tokens_per_second=_rate(run.num_tokens - self._first_tokens, seconds=duration),
@@ -58,6 +59,7 @@ class Reporter:
                 grad_norm=outcome.grad_norm,
                 tokens_per_second=_rate(run.num_tokens - self._reported_tokens, seconds=now - self._reported),
                 num_tokens=run.num_tokens,
+                num_unused_rows=run.num_unused_rows,
                 peak_memory_bytes=peak_memory_bytes(run.device),
             )
         )

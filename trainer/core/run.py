@@ -10,6 +10,7 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,25 @@ from trainer.errors import Diverged, ModelError
 
 RECENT_STEPS = 50
 WEIGHTS_PREFIX = "weights."
+
+
+class UsedRows:
+    """Counts the rows that the first steps of a plan use: one is used as soon as a sequence of it is."""
+
+    def __init__(self, dataset: TokenizedDataset, *, plan: BatchPlan) -> None:
+        self._dataset = dataset
+        self._plan = plan
+        self._is_used = np.zeros(int(dataset.row_numbers[-1]) + 1, dtype=np.bool_)
+        self._num_steps = 0
+
+    def num_unused(self, step: int) -> int:
+        """Rows that no step before `step` uses. Steps are asked about in rising order."""
+        if step >= self._plan.steps_per_epoch:
+            return 0
+        for earlier in range(self._num_steps, step):
+            self._is_used[self._dataset.row_numbers[self._plan.batch(earlier)]] = True
+        self._num_steps = max(self._num_steps, step)
+        return self._dataset.num_rows - int(self._is_used.sum())
 
 
 def run_digest(config: JobConfig, *, data_digest: str, parent_sha256: str, dtype: torch.dtype) -> str:
@@ -65,6 +85,10 @@ class Run:
     recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     saved: Checkpoint | None = None
 
+    def __post_init__(self) -> None:
+        """Nothing is used yet."""
+        self.used = UsedRows(self.dataset, plan=self.plan)
+
     @property
     def is_done(self) -> bool:
         """True once every planned step was taken."""
@@ -77,6 +101,11 @@ class Run:
         return self.step in checkpoint_steps(
             self.plan.num_steps, every=output.checkpoint_every_steps, num_checkpoints=output.num_checkpoints
         )
+
+    @property
+    def num_unused_rows(self) -> int:
+        """Rows of the data that no step has used yet: counted from the plan, so a resumed run agrees."""
+        return self.used.num_unused(self.step)
 
     @property
     def mean_loss(self) -> float | None:

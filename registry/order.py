@@ -1,0 +1,165 @@
+"""The order in which jobs run, and what keeps a job from running yet.
+
+High before normal before low, and inside a queue by place. With ageing a job that waited long enough
+counts as one of the next higher queue, so that low jobs cannot starve.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import Field, PositiveInt
+
+from registry.errors import IllegalTransition
+from registry.records import Record, TrainingJob
+from registry.states import JobState, Priority, is_final
+from registry.store import Transaction
+
+FIRST_PAGE, LAST_PAGE = 4, 256  # rows read at a time: mostly the first job is taken
+MICROSECONDS = 1_000_000
+GOOD_ENDS = (JobState.SUCCEEDED, JobState.STOPPED)
+MOVABLE = (JobState.QUEUED, JobState.PAUSED)
+
+
+class QueueRules(Record):
+    """What a person may set about the queues. Nothing is limited and nothing ages by default."""
+
+    max_running: dict[Priority, PositiveInt] = Field(
+        default_factory=dict, description="jobs of a queue that may run at the same time, on all hosts"
+    )
+    max_waiting: dict[Priority, PositiveInt] = Field(
+        default_factory=dict, description="jobs of a queue that may wait; one more is refused"
+    )
+    aging_minutes: float | None = Field(
+        default=None, gt=0, description="after each such wait a job counts as one queue higher"
+    )
+
+
+def candidates(
+    tx: Transaction, *, queues: Sequence[Priority] = tuple(Priority), rules: QueueRules | None = None
+) -> Iterator[TrainingJob]:
+    """Queued jobs, first to last. Rows are read as they are asked for: the first one costs no more in a
+    queue of thousands."""
+    rules = rules or QueueRules()
+    heads = (_by_place(tx, priority=priority) for priority in sorted(set(queues), key=lambda p: p.rank))
+    return heapq.merge(*heads, key=lambda job: (_rank(tx, job, rules=rules), job.place, job.id))
+
+
+def obstacle(tx: Transaction, job: TrainingJob, *, rules: QueueRules, num_running: Mapping[str, int]) -> str:
+    """Why a queued job may not run yet; empty where it may."""
+    if job.not_before_at is not None and job.not_before_at > tx.now:
+        return f"not before {job.not_before_at:%Y-%m-%d %H:%M:%S} UTC"
+    for job_id in job.after:
+        before = tx.seek(TrainingJob, job_id)
+        if before is None or before.state not in GOOD_ENDS:
+            return f"after {job_id} ({before.state if before else 'unknown'})"
+    limit, running = rules.max_running.get(job.priority), num_running.get(job.priority, 0)
+    if limit is not None and running >= limit:
+        return f"{running} of at most {limit} {job.priority} jobs are running"
+    return ""
+
+
+def num_running_by_queue(tx: Transaction) -> Counter[str]:
+    """How many jobs of each queue are running."""
+    return Counter(str(job.priority) for job in tx.find(TrainingJob, state=JobState.RUNNING))
+
+
+def end_of_queue(tx: Transaction, *, priority: Priority) -> int:
+    """The place behind every job of a queue: microseconds, since jobs come in order of time."""
+    last = tx.find(TrainingJob, state=JobState.QUEUED, priority=priority, newest_first="place", limit=1)
+    by_time = int(tx.now.timestamp() * MICROSECONDS)
+    return max(by_time, last[0].place + 1) if last else by_time
+
+
+def set_priority(
+    tx: Transaction, *, job_id: str, priority: Priority, actor: str, reason: str = ""
+) -> TrainingJob:
+    """Put a job into another queue. It keeps its time of arrival; a running one goes there if put back."""
+    job = tx.get(TrainingJob, job_id)
+    if is_final(job.state):
+        raise _not_waiting(job)
+    why = f"{job.priority} -> {priority}. {reason}".strip()
+    _log(tx, job, actor=actor, reason=why)
+    return tx.update(job, priority=priority)
+
+
+def move(
+    tx: Transaction, *, job_id: str, before_id: str | None, to_end: bool = False, actor: str, reason: str = ""
+) -> TrainingJob:
+    """Put a job before another of its queue; without one to the front, or to the end."""
+    job = tx.get(TrainingJob, job_id)
+    if job.state not in MOVABLE:
+        raise _not_waiting(job)
+    others = [other for other in _by_place(tx, priority=job.priority) if other.id != job.id]
+    index = len(others) if to_end else 0
+    if before_id is not None:
+        index = _index_of(others, job=job, before_id=before_id)
+    ordered = [*others[:index], job, *others[index:]]
+    places = sorted(item.place for item in ordered)
+    for item, place in zip(ordered, _distinct(places), strict=True):
+        if item.place != place:
+            tx.update(item, place=place)
+    where = f"before {before_id}" if before_id else "to the end" if to_end else "to the front"
+    _log(tx, job, actor=actor, reason=f"moved {where} of {job.priority}. {reason}".strip())
+    return tx.get(TrainingJob, job.id)
+
+
+def _by_place(tx: Transaction, *, priority: Priority) -> Iterator[TrainingJob]:
+    offset, size = 0, FIRST_PAGE
+    while True:
+        page = tx.find(
+            TrainingJob,
+            state=JobState.QUEUED,
+            priority=priority,
+            order_by="place",
+            limit=size,
+            offset=offset,
+        )
+        yield from page
+        if len(page) < size:
+            return
+        offset, size = offset + size, min(4 * size, LAST_PAGE)
+
+
+def _rank(tx: Transaction, job: TrainingJob, *, rules: QueueRules) -> int:
+    if rules.aging_minutes is None:
+        return job.priority.rank
+    waited = (tx.now - (job.queued_at or job.submitted_at)).total_seconds()
+    return max(0, job.priority.rank - int(max(0.0, waited) // (60 * rules.aging_minutes)))
+
+
+def _index_of(others: Sequence[TrainingJob], *, job: TrainingJob, before_id: str) -> int:
+    for index, other in enumerate(others):
+        if other.id == before_id:
+            return index
+    raise IllegalTransition(
+        f"{job.id} cannot be moved before {before_id}: that does not wait in {job.priority}.",
+        remedy="`tandem queue list` shows what waits; `tandem queue set-priority` changes a job's queue.",
+    )
+
+
+def _distinct(places: Sequence[int]) -> Iterator[int]:
+    last: int | None = None
+    for place in places:
+        last = place if last is None else max(place, last + 1)
+        yield last
+
+
+def _not_waiting(job: TrainingJob) -> IllegalTransition:
+    return IllegalTransition(
+        f"{job.id} is {job.state}: it has no place in a queue.",
+        remedy=f"`tandem job show {job.id}` tells its story.",
+    )
+
+
+def _log(tx: Transaction, job: TrainingJob, *, actor: str, reason: str) -> None:
+    tx.log(
+        kind="TrainingJob",
+        subject_id=job.id,
+        before=job.state,
+        after=job.state,
+        actor=actor,
+        reason=reason,
+    )

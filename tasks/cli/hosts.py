@@ -1,0 +1,54 @@
+"""Commands about hosts: `drain` and `undrain`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from registry.messages import DrainedHost
+from tasks.api import Tandem
+from tasks.cli.output import console, print_json
+
+HostName = Annotated[str | None, typer.Argument(help="As `tandem status` names it; the only one by default.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(cli: typer.Typer) -> None:
+    """Add this room's commands."""
+    cli.command("drain")(drain)
+    cli.command("undrain")(undrain)
+
+
+def drain(
+    host: HostName = None,
+    after: Annotated[
+        str | None, typer.Option(help="Let it work on until this job is done: pause after this job.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a host finish what it works on and take nothing new."""
+    drained = Tandem().drain(host, after_job=after)
+    if as_json:
+        print_json(drained)
+        return
+    console.print(_sentence(drained))
+
+
+def undrain(host: HostName = None, as_json: Json = False) -> None:
+    """Let a host take work again."""
+    drained = Tandem().undrain(host)
+    if as_json:
+        print_json(drained)
+        return
+    console.print(f"{drained.host.id} takes work again.")
+
+
+def _sentence(drained: DrainedHost) -> str:
+    name, job_id = drained.host.id, drained.host.drain_after_job_id
+    if job_id is not None:
+        return f"{name}: drain is asked for; it takes nothing new once {job_id} is done."
+    if drained.working_on:
+        work = ", ".join(drained.working_on)
+        return f"{name}: drain is asked for; it takes nothing new and finishes {work}."
+    return f"{name}: drain is in effect; it works on nothing."
