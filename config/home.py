@@ -86,7 +86,15 @@ class Home:
     def prepare(self) -> None:
         """Make the directories; `SettingsError` where that is not possible."""
         private = (self.run, self.secrets)
-        public = (self.inbox, self.refused, self.datasets, self.suites, self.checkpoints, self.releases)
+        public = (
+            self.inbox,
+            self.control,
+            self.refused,
+            self.datasets,
+            self.suites,
+            self.checkpoints,
+            self.releases,
+        )
         try:
             for directory in (self.root, *public, self.status, self.logs, *private):
                 directory.mkdir(parents=True, exist_ok=True)

@@ -39,31 +39,30 @@ class SignalAnswer(Record):
 
 
 def obey(context: Context) -> list[SignalAnswer]:
-    """Take every signal that lies in the control folder, do what it says, and write the answer."""
-    directory = context.settings.paths.control
-    answers = []
-    for name in NAMES:
-        text = _take(directory / name)
-        if text is None:
-            continue
-        answer = _answer(context, name=name, text=text)
-        write_json(directory / f"{name}.answer.json", value=answer.model_dump(mode="json"))
-        log.info("%s by file: %s %s", name, answer.subject, answer.answer)
-        answers.append(answer)
-    return answers
+    """Do what every signal in the control folder says, write the answer, take the file away.
+
+    In this order, so that one is obeyed twice rather than lost where this process is killed.
+    """
+    if not _signals(context):
+        return []
+    with context.holding("signals") as lease:
+        # Looked for again: another process may have obeyed them just now.
+        return [] if lease is None else [_obey(context, path=path) for path in _signals(context)]
 
 
-def _take(path: Path) -> str | None:
-    """The signal's text, or None where there is none; whoever renames it first has it alone."""
-    taken = path.with_name(f".{path.name}.taken")
-    try:
-        path.rename(taken)
-        with taken.open("rb") as file:
-            text = file.read(MAX_BYTES).decode("utf-8", errors="replace").strip()
-        taken.unlink(missing_ok=True)
-    except OSError:
-        return None
-    return text
+def _signals(context: Context) -> list[Path]:
+    paths = [context.settings.paths.control / name for name in NAMES]
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
+
+
+def _obey(context: Context, *, path: Path) -> SignalAnswer:
+    with path.open("rb") as file:
+        text = file.read(MAX_BYTES).decode("utf-8", errors="replace").strip()
+    answer = _answer(context, name=path.name, text=text)
+    write_json(path.with_name(f"{path.name}.answer.json"), value=answer.model_dump(mode="json"))
+    path.unlink(missing_ok=True)
+    log.info("%s by file: %s %s", path.name, answer.subject, answer.answer)
+    return answer
 
 
 def _answer(context: Context, *, name: str, text: str) -> SignalAnswer:

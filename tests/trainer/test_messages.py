@@ -25,6 +25,7 @@ RESULT = TrainingResult(
     num_steps=3,
     step=3,
     num_tokens=9,
+    num_unused_rows=0,
     final_checkpoint="/c",
     mean_loss=0.5,
     duration_seconds=1.0,
@@ -37,6 +38,7 @@ PROGRESS = Progress(
     learning_rate=1e-5,
     grad_norm=1.0,
     num_tokens=3,
+    num_unused_rows=1,
     peak_memory_bytes=1,
 )
 MESSAGES: tuple[ChildMessage, ...] = (

@@ -28,6 +28,7 @@ PROGRESS = Progress(
     grad_norm=1.0,
     tokens_per_second=1234.5,
     num_tokens=3,
+    num_unused_rows=1,
     peak_memory_bytes=1,
 )
 RESULT = TrainingResult(
@@ -35,6 +36,7 @@ RESULT = TrainingResult(
     num_steps=9,
     step=2,
     num_tokens=9,
+    num_unused_rows=0,
     final_checkpoint=None,
     mean_loss=0.5,
     duration_seconds=1.0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -45,8 +47,8 @@ def _keep_the_order() -> None:
         sa.column("queued_at", sa.DateTime(timezone=True)),
     )
     connection = op.get_bind()
-    for row in connection.execute(
-        sa.select(jobs.c.id, jobs.c.queued_at).where(jobs.c.queued_at.is_not(None))
-    ):
-        place = int(row.queued_at.timestamp() * MICROSECONDS)
+    known = sa.select(jobs.c.id, jobs.c.queued_at).where(jobs.c.queued_at.is_not(None))
+    for row in connection.execute(known).all():
+        utc = row.queued_at if row.queued_at.tzinfo else row.queued_at.replace(tzinfo=UTC)
+        place = int(utc.timestamp() * MICROSECONDS)
         connection.execute(jobs.update().where(jobs.c.id == row.id).values(place=place))
