@@ -123,6 +123,7 @@ class TrainerEngine:
         return reporter.result("finished")
 
     def _end_early(self, run: Run, *, reporter: Reporter, state: EndState) -> TrainingResult:
+        reporter.catch_up()
         if run.step and (run.saved is None or run.saved.state.step != run.step):
             self._save(run)
         return reporter.result(state)

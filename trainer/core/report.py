@@ -22,15 +22,22 @@ class Reporter:
         self._first_step = run.step
         self._first_tokens = self._reported_tokens = run.num_tokens
         self._loss_sum, self._num_answers = 0.0, 0
+        self._unreported: StepOutcome | None = None
 
     def after_step(self, outcome: StepOutcome) -> None:
         """Count a step, and report it if it is time."""
         self._loss_sum += outcome.loss_sum
         self._num_answers += outcome.num_answers
+        self._unreported = outcome
         now = self._clock.monotonic()
         is_due = now - self._reported >= self._run.config.monitoring.report_every_seconds
         if is_due or self._run.is_done or self._run.step == self._first_step + 1:
             self._report(outcome, now=now)
+
+    def catch_up(self) -> None:
+        """Report the last step, where the interval left it out: a run that ends early tells where."""
+        if self._unreported is not None:
+            self._report(self._unreported, now=self._clock.monotonic())
 
     def result(self, state: EndState) -> TrainingResult:
         """How the run ended, at this moment."""
@@ -63,6 +70,7 @@ class Reporter:
                 peak_memory_bytes=peak_memory_bytes(run.device),
             )
         )
+        self._unreported = None
         self._reported, self._reported_tokens = now, run.num_tokens
         self._loss_sum, self._num_answers = 0.0, 0
 

@@ -187,6 +187,16 @@ def test_pausing_is_stopping_by_another_name(engine: MakeEngine, job: JobFactory
     assert result.final_checkpoint is not None
 
 
+def test_a_run_that_ends_early_reports_its_last_step_though_the_interval_is_long(
+    engine: MakeEngine, job: JobFactory, said: list[ChildMessage]
+) -> None:
+    quiet = {"monitoring": {"report_every_seconds": 3600}}
+    result = engine(control=ScriptedControl(request="pause", after_steps=3)).run_job(job(**quiet))
+    last = of(Progress, said)[-1]
+    assert (last.step, last.num_unused_rows) == (3, result.num_unused_rows)
+    assert 0 < result.num_unused_rows < 60
+
+
 def test_a_run_stopped_before_its_first_step_has_nothing_to_save(
     engine: MakeEngine, job: JobFactory, said: list[ChildMessage]
 ) -> None:
