@@ -1,7 +1,8 @@
 """The registry: transactions over the records, on SQLite (WAL) or PostgreSQL.
 
-A transaction is short: no model, network or file work runs inside one. SQLite writers take the write
-lock when they begin, so a compare-and-set never fails half way; readers never wait for writers.
+A transaction is short: no model, network or file work runs inside one. Writers take one lock when they
+begin, on both databases, so that what a transaction read is still so when it writes: no deadlock and no
+half-done compare-and-set. Readers see one moment and never wait for writers.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import JSON, Connection, Engine, Table, create_engine, event, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite
@@ -25,6 +27,7 @@ R = TypeVar("R", bound=Record)
 Clock = Callable[[], datetime]
 
 BUSY_TIMEOUT_MS = 15_000
+WRITERS_LOCK = 7_265_336  # any number that nobody else uses in this database
 
 
 def utc_now() -> datetime:
@@ -35,9 +38,9 @@ def utc_now() -> datetime:
 class Registry:
     """Opens transactions. Safe to share between threads; each process opens its own."""
 
-    def __init__(self, url: str, *, clock: Clock = utc_now) -> None:
+    def __init__(self, url: str, *, clock: Clock = utc_now, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self.clock = clock
-        self._engine = _make_engine(url)
+        self._engine = _make_engine(url, busy_timeout_ms=busy_timeout_ms)
 
     def __repr__(self) -> str:
         return f"Registry({self._engine.url.render_as_string(hide_password=True)})"
@@ -77,7 +80,7 @@ class Registry:
                 connection = connection.execution_options(tandem_read_only=read_only)
                 with connection.begin():
                     yield connection
-        except OperationalError as error:
+        except (OperationalError, InterfaceError, InternalError) as error:
             raise RegistryUnavailable(
                 f"The registry {self!r} cannot be used: {error.orig}.",
                 remedy="Check TANDEM_REGISTRY_URL, the disk, and that no other program holds the database.",
@@ -244,20 +247,30 @@ def _scalar(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-def _make_engine(url: str) -> Engine:
+def _make_engine(url: str, *, busy_timeout_ms: int) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=True)
+        event.listen(engine, "begin", partial(_begin_postgresql, lock_timeout_ms=busy_timeout_ms))
+        return engine
     # One connection a transaction: nothing is carried over a fork, and opening takes under a millisecond.
     engine = create_engine(url, poolclass=NullPool)
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", partial(_prepare_sqlite, busy_timeout_ms=busy_timeout_ms))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
+def _begin_postgresql(connection: Connection, *, lock_timeout_ms: int) -> None:
+    if connection.get_execution_options().get("tandem_read_only", False):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        return
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
+
+
+def _prepare_sqlite(connection: Any, _record: Any, *, busy_timeout_ms: int) -> None:
     connection.isolation_level = None  # SQLAlchemy says BEGIN, not the driver: see _begin_sqlite
     for pragma in (
-        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        f"busy_timeout={busy_timeout_ms}",
         "journal_mode=WAL",
         "synchronous=FULL",  # a state change that was announced survives a power cut
         "foreign_keys=ON",

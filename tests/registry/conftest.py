@@ -1,9 +1,18 @@
+"""Every test of a registry runs on SQLite, and as an integration test on a real PostgreSQL too."""
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+from registry.schema import upgrade
 from registry.store import Registry
+from registry.tables import metadata
 from registry.testing import ManualClock, make_registry
+from registry.testing_postgresql import postgresql_server
+
+Open = Callable[[], Registry]
 
 
 @pytest.fixture
@@ -11,6 +20,36 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    with postgresql_server(is_durable=False) as url:
+        registry = Registry(url)
+        upgrade(registry)
+        registry.engine.dispose()
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def open_registry(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Iterator[Open]:
+    """Opens the same empty registry again and again, as processes do."""
+    if request.param == "sqlite":
+        yield lambda: make_registry(tmp_path, clock=clock)
+        return
+    url = request.getfixturevalue("postgresql_url")
+    opened: list[Registry] = []
+
+    def open_one() -> Registry:
+        opened.append(Registry(url, clock=clock))
+        return opened[-1]
+
+    with open_one().engine.begin() as connection:
+        names = ", ".join(table.name for table in metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+    yield open_one
+    for registry in opened:
+        registry.engine.dispose()
+
+
 @pytest.fixture
-def registry(tmp_path: Path, clock: ManualClock) -> Registry:
-    return make_registry(tmp_path, clock=clock)
+def registry(open_registry: Open) -> Registry:
+    return open_registry()

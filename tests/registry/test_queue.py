@@ -1,5 +1,5 @@
 import threading
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -7,7 +7,7 @@ from registry import queue
 from registry.records import Lease, TrainingJob
 from registry.states import JobState, Priority
 from registry.store import Registry
-from registry.testing import ManualClock, add_queued_job, make_job, make_registry
+from registry.testing import ManualClock, add_queued_job, make_job
 
 ALL = tuple(Priority)
 
@@ -116,14 +116,16 @@ def test_a_failure_that_a_retry_cannot_mend_is_final_at_once(registry: Registry)
 
 
 @pytest.mark.parametrize("num_workers", [2, 8])
-def test_however_many_workers_ask_at_once_one_gets_the_job(tmp_path: Path, num_workers: int) -> None:
-    registry = make_registry(tmp_path)
-    with registry.transaction() as tx:
+def test_however_many_workers_ask_at_once_one_gets_the_job(
+    open_registry: Callable[[], Registry], num_workers: int
+) -> None:
+    with open_registry().transaction() as tx:
         add_queued_job(tx)
     found: list[object] = []
     start = threading.Barrier(num_workers)
 
     def ask(name: str) -> None:
+        registry = open_registry()
         start.wait()
         found.append(claim(registry, name))
 
@@ -134,3 +136,30 @@ def test_however_many_workers_ask_at_once_one_gets_the_job(tmp_path: Path, num_w
         thread.join()
     assert sum(item is not None for item in found) == 1
     assert len(found) == num_workers
+
+
+def test_many_jobs_are_shared_out_among_many_workers_each_once(
+    open_registry: Callable[[], Registry],
+) -> None:
+    with open_registry().transaction() as tx:
+        for number in range(24):
+            add_queued_job(tx, id=f"job-{number:02d}")
+    found: list[str] = []
+    tokens: list[int] = []
+
+    def work(name: str) -> None:
+        registry = open_registry()
+        while (claimed := claim(registry, name)) is not None:
+            job, lease = claimed
+            with registry.transaction() as tx:
+                tx.transition(job, to=JobState.SUCCEEDED, lease=lease, actor=name)
+            found.append(job.id)
+            tokens.append(lease.token)
+
+    threads = [threading.Thread(target=work, args=(f"worker-{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [f"job-{number:02d}" for number in range(24)]
+    assert set(tokens) == {1}

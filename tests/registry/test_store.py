@@ -7,7 +7,7 @@ from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, St
 from registry.records import Dataset, Event, TrainingJob
 from registry.states import JobState
 from registry.store import Registry
-from registry.testing import START, make_dataset, make_job
+from registry.testing import START, add_queued_job, make_dataset, make_job
 
 
 def test_a_record_comes_back_as_it_went_in(registry: Registry) -> None:
@@ -86,3 +86,19 @@ def test_reading_makes_no_database_and_says_what_does(tmp_path: Path) -> None:
     with pytest.raises(RegistryUnavailable, match=wanted), registry.reading():
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_waits_too_long_for_another_says_so_and_a_reader_never_waits(
+    registry: Registry,
+) -> None:
+    url = registry.engine.url.render_as_string(hide_password=False)
+    impatient = Registry(url, busy_timeout_ms=50)
+    with registry.transaction() as tx:
+        add_queued_job(tx)
+        with pytest.raises(RegistryUnavailable, match="cannot be used"), impatient.transaction():
+            pass
+        with impatient.reading() as reading:
+            assert reading.find(TrainingJob) == []
+    with impatient.transaction() as later:
+        assert len(later.find(TrainingJob)) == 1
+    impatient.engine.dispose()
