@@ -70,7 +70,7 @@ def claim_next(
     rules = rules or QueueRules()
     if hosts.obstacle(tx, name=host):
         return None
-    num_running = order.num_running_by_queue(tx)
+    num_running = order.num_running_by_queue(tx) if rules.max_running else {}
     for job in order.candidates(tx, queues=queues, rules=rules):
         if order.obstacle(tx, job, rules=rules, num_running=num_running):
             continue

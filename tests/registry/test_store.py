@@ -1,3 +1,4 @@
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def test_a_step_that_the_table_lacks_is_refused(registry: Registry) -> None:
 def test_adding_an_id_twice_is_stale_and_keeps_the_first(registry: Registry) -> None:
     with registry.transaction() as tx:
         tx.add(make_dataset(), actor="me")
-        with pytest.raises(StaleWrite):
-            tx.add(make_dataset(name="other"), actor="me")
+    with pytest.raises(StaleWrite), registry.transaction() as tx:
+        tx.add(make_dataset(name="other"), actor="me")
     with registry.reading() as tx:
         assert tx.get(Dataset, "ds-1").name == "words"
 
@@ -102,3 +103,21 @@ def test_a_writer_that_waits_too_long_for_another_says_so_and_a_reader_never_wai
     with impatient.transaction() as later:
         assert len(later.find(TrainingJob)) == 1
     impatient.engine.dispose()
+
+
+def test_a_forked_process_opens_a_connection_of_its_own(registry: Registry) -> None:
+    with registry.reading() as tx:
+        before = tx.connection.connection.dbapi_connection
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with registry.transaction() as tx:
+            is_same = tx.connection.connection.dbapi_connection is before
+            tx.add(make_dataset(id="ds-child"), actor="child")
+        os.write(writer, b"same" if is_same else b"own")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert os.read(reader, 10) == b"own"
+    with registry.reading() as tx:
+        assert tx.connection.connection.dbapi_connection is before
+        assert tx.get(Dataset, "ds-child")
