@@ -6,12 +6,15 @@ contract before it is sent, so that `celery call` refuses a misspelt task or arg
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
 from typing import Any
 
 import click
 from celery import Celery
 from celery.loaders.app import AppLoader
 from kombu.exceptions import OperationalError
+from redis import Redis
 from redis.exceptions import RedisError
 
 from config.errors import SettingsError
@@ -60,8 +63,13 @@ class TandemCelery(Celery):
 
     def _require_broker(self) -> None:
         """Ask Redis first: the result backend would retry for long and say that we must be restarted."""
-        with self.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
+        _probe(self.conf.broker_url, os.getpid()).ping()
+
+
+@lru_cache(maxsize=1)
+def _probe(url: str, _process_id: int) -> Redis:
+    """A connection to ask Redis by, kept open; it times out where Celery's own would wait for ever."""
+    return Redis.from_url(url, socket_timeout=BROKER_SECONDS, socket_connect_timeout=BROKER_SECONDS)
 
 
 def broker_unavailable(application: Celery, *, error: Exception) -> BrokerUnavailable:
