@@ -64,6 +64,17 @@ class TrainingSettings(Section):
     stop_grace_seconds: float = Field(default=60.0, gt=0, description="to save a checkpoint at shutdown")
 
 
+class GuardSettings(Section):
+    """When a GPU counts as free for the next piece of work."""
+
+    reserve_bytes: int = Field(
+        default=500_000_000, ge=0, description="left free: the driver and other programs need some"
+    )
+    may_share: bool = Field(default=False, description="begin beside foreign processes if memory suffices")
+    locks_cpu: bool = Field(default=False, description="one role at a time on a CPU too")
+    defer_seconds: float = Field(default=60.0, gt=0, description="an evaluation that waits is asked again")
+
+
 class EvaluationSettings(Section):
     """What the intelligence worker does with a checkpoint."""
 
@@ -147,6 +158,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     training: TrainingSettings = TrainingSettings()
     queue: QueueRules = QueueRules()
+    guard: GuardSettings = GuardSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     regression: RegressionLimits = RegressionLimits()
     ranking: RankingSettings = RankingSettings()

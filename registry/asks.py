@@ -28,6 +28,16 @@ def put(tx: Transaction, *, kind: str, subject_id: str) -> Ask:
     return ask
 
 
+def postpone(
+    tx: Transaction, *, kind: str, subject_id: str, seconds: float, retry_after_seconds: float
+) -> None:
+    """Let it be asked again after so many seconds, as if it had not been asked this time."""
+    ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
+    if ask is not None and not ask.is_settled:
+        asked_at = tx.now - timedelta(seconds=retry_after_seconds - seconds)
+        tx.update(ask, num_asked=max(1, ask.num_asked) - 1, asked_at=asked_at)
+
+
 def settle(tx: Transaction, *, kind: str, subject_id: str) -> None:
     """Note that the answer is recorded."""
     ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))

@@ -53,6 +53,26 @@ def obstacle(tx: Transaction, *, name: str) -> str:
     return f"{name} is drained{why}; `tandem undrain {name}` lets it take work again"
 
 
+def waits_for(tx: Transaction, *, name: str) -> str:
+    """What keeps a host's training worker from beginning; empty where nothing does."""
+    host = tx.seek(Host, name)
+    return "" if host is None else host.waits_for
+
+
+def note_obstacle(tx: Transaction, *, name: str, obstacle: str, actor: str) -> Host:
+    """Keep what a host waits for, or that it waits no more."""
+    host = saw(tx, name=name, role="train")
+    tx.log(
+        kind="Host",
+        subject_id=name,
+        before="waiting" if host.waits_for else "ready",
+        after="waiting" if obstacle else "ready",
+        actor=actor,
+        reason=obstacle,
+    )
+    return tx.update(host, waits_for=obstacle)
+
+
 def known(tx: Transaction, *, name: str) -> Host:
     """The host; `NotFound` lists those that were seen."""
     host = tx.seek(Host, name)

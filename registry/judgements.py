@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from sqlalchemy import insert, select
 
-from registry.messages import EvaluationAnswer
+from registry.messages import EvaluationAnswer, EvaluationDeferral
 from registry.records import Checkpoint, Evaluation, EvaluationSummary, ExampleResult, Verdict
 from registry.states import CheckpointState, EvaluationState, Outcome
 from registry.store import Transaction
 from registry.tables import evaluation_examples
 
+GONE = (CheckpointState.QUARANTINED, CheckpointState.RETIRED)
 VERDICT_STATE = {
     Outcome.PASS: CheckpointState.ACCEPTED,
     Outcome.REGRESSED: CheckpointState.QUARANTINED,
@@ -43,6 +44,25 @@ def record_answer(
         answered_at=answer.finished_at,
         duration_seconds=max(0.0, (answer.finished_at - answer.started_at).total_seconds()),
     )
+
+
+def note_deferral(tx: Transaction, *, deferral: EvaluationDeferral) -> None:
+    """Keep why an evaluation waits, for those who look; nothing where it is answered by now."""
+    evaluation = tx.seek(Evaluation, deferral.evaluation_id)
+    if evaluation is not None and evaluation.state is EvaluationState.REQUESTED:
+        tx.update(evaluation, problem=f"waits on {deferral.host}: {deferral.reason}", host=deferral.host)
+
+
+def prune(tx: Transaction, *, actor: str) -> list[Evaluation]:
+    """Give up the questions about checkpoints that are gone: nobody needs the answer any more."""
+    pruned = []
+    for evaluation in tx.find(Evaluation, state=EvaluationState.REQUESTED):
+        checkpoint = tx.get(Checkpoint, evaluation.checkpoint_id)
+        if checkpoint.state in GONE:
+            problem = f"its checkpoint is {checkpoint.state}"
+            fail_evaluation(tx, evaluation, problem=problem, host="", actor=actor)
+            pruned.append(evaluation)
+    return pruned
 
 
 def fail_evaluation(

@@ -132,6 +132,14 @@ class EvaluationAnswer(Record):
     finished_at: AwareDatetime
 
 
+class EvaluationDeferral(Record):
+    """`evaluation.defer`: it cannot begin now; to be asked again soon, and not counted as asked."""
+
+    evaluation_id: str
+    reason: str
+    host: str
+
+
 class Evidence(Record):
     """One side of a comparison."""
 

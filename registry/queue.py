@@ -6,7 +6,7 @@ message changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from registry import commands, hosts, leases, order
@@ -67,13 +67,7 @@ def claim_next(
     rules: QueueRules | None = None,
 ) -> tuple[TrainingJob, Lease] | None:
     """The first job that may run, with its lease, or None. One effective run, however many workers ask."""
-    rules = rules or QueueRules()
-    if hosts.obstacle(tx, name=host):
-        return None
-    num_running = order.num_running_by_queue(tx) if rules.max_running else {}
-    for job in order.candidates(tx, queues=queues, rules=rules):
-        if order.obstacle(tx, job, rules=rules, num_running=num_running):
-            continue
+    for job in _ready(tx, queues=queues, host=host, rules=rules or QueueRules()):
         lease = leases.acquire(tx, resource=resource_of(job.id), holder=holder, seconds=seconds)
         if lease is not None:
             started_at = job.started_at or tx.now
@@ -83,6 +77,13 @@ def claim_next(
             )
             return claimed, lease
     return None
+
+
+def first_ready(
+    tx: Transaction, *, queues: Sequence[Priority], host: str = "", rules: QueueRules | None = None
+) -> TrainingJob | None:
+    """The job that `claim_next` would take at this moment."""
+    return next(_ready(tx, queues=queues, host=host, rules=rules or QueueRules()), None)
 
 
 def put_back(tx: Transaction, job: TrainingJob, *, lease: Lease, actor: str, reason: str) -> TrainingJob:
@@ -169,6 +170,17 @@ def oldest_wait_seconds(jobs: Sequence[TrainingJob], *, now: datetime) -> float 
     """How long the longest-waiting of these jobs waits, or None where none does."""
     times = [job.queued_at for job in jobs if job.queued_at]
     return max(0.0, (now - min(times)).total_seconds()) if times else None
+
+
+def _ready(
+    tx: Transaction, *, queues: Sequence[Priority], host: str, rules: QueueRules
+) -> Iterator[TrainingJob]:
+    if hosts.obstacle(tx, name=host):
+        return
+    num_running = order.num_running_by_queue(tx) if rules.max_running else {}
+    for job in order.candidates(tx, queues=queues, rules=rules):
+        if not order.obstacle(tx, job, rules=rules, num_running=num_running):
+            yield job
 
 
 def _refuse_where_full(tx: Transaction, *, priority: Priority, rules: QueueRules) -> None:

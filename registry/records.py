@@ -265,7 +265,7 @@ class Ask(Record):
     id: str
     kind: str
     subject_id: str
-    num_asked: int = Field(ge=1)
+    num_asked: int = Field(ge=0)
     asked_at: AwareDatetime
     is_settled: bool = False
 
@@ -296,6 +296,7 @@ class Host(Record):
     is_draining: bool = False
     drain_after_job_id: str | None = None
     reason: str = ""
+    waits_for: str = Field(default="", description="why its training worker cannot begin; empty if it can")
     seen_at: AwareDatetime
 
 

@@ -275,6 +275,7 @@ hosts = Table(
     Column("is_draining", Boolean, nullable=False),
     Column("drain_after_job_id", String(64)),
     _text("reason", nullable=False),
+    _text("waits_for", nullable=False),
     _time("seen_at", nullable=False),
 )
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 from intelligence.summary import summarise
 from registry import asks, judgements
-from registry.messages import EvaluationAnswer, EvaluationRequest
+from registry.messages import EvaluationAnswer, EvaluationDeferral, EvaluationRequest
 from tasks.door import door
-from workers import projections
+from workers import admission, projections
 from workers.context import Context, Message
 from workers.pipeline import owed
 
@@ -18,8 +16,30 @@ def run(request: EvaluationRequest, context: Context) -> None:
     """Score and generate the whole suite with one checkpoint; send the answer home."""
     from inference.evaluate import evaluate  # loads torch: only the worker that evaluates pays
 
-    answer = evaluate(request, host=socket.gethostname(), clock=context.registry.clock)
+    with admission.to_evaluate(context, request) as obstacle:
+        if obstacle:
+            deferral = EvaluationDeferral(
+                evaluation_id=request.evaluation_id, reason=obstacle, host=context.host
+            )
+            context.deliver(Message("evaluation.defer", deferral))
+            return
+        answer = evaluate(request, host=context.host, clock=context.registry.clock)
     context.deliver(Message("evaluation.record", answer))
+
+
+@door("evaluation.defer")
+def defer(deferral: EvaluationDeferral, context: Context) -> None:
+    """Keep why an evaluation waits, and have it asked again soon."""
+    settings = context.settings
+    with context.registry.transaction() as tx:
+        judgements.note_deferral(tx, deferral=deferral)
+        asks.postpone(
+            tx,
+            kind="evaluation",
+            subject_id=deferral.evaluation_id,
+            seconds=settings.guard.defer_seconds,
+            retry_after_seconds=settings.evaluation.retry_after_seconds,
+        )
 
 
 @door("evaluation.record")

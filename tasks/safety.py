@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry import asks, queue
+from registry import asks, judgements, queue
 from registry.messages import Nothing
 from tasks.door import door
 from workers import projections, steering
@@ -20,6 +20,7 @@ def sweep(_request: Nothing, context: Context) -> None:
         asks.put(tx, kind="tick", subject_id="sweep")  # by its age `status` knows that beat is alive
         queue.requeue_abandoned(tx, actor="sweep")
         queue.cancel_followers(tx, actor="sweep")
+        judgements.prune(tx, actor="sweep")
         steering.note_hosts(tx, nodes=nodes)
         drained = steering.drained_hosts(tx)
         messages = owed(tx, settings=context.settings)

@@ -9,7 +9,7 @@ from registry.errors import QueueFull, RegistryUnavailable, TandemError
 from registry.messages import JobBell, Nothing, SubmittedJob, TrainingSubmission
 from registry.states import JobState
 from tasks.door import door
-from workers import inbox, signals, submission
+from workers import admission, inbox, signals, submission
 from workers.context import Context
 from workers.pipeline import announce, bell
 from workers.runner import TrainingRun, claim
@@ -28,16 +28,25 @@ def submit(request: TrainingSubmission, context: Context) -> SubmittedJob:
 
 
 @door("training.run")
-def run(request: JobBell, context: Context) -> None:
+def train(request: JobBell, context: Context) -> None:
     """Train the first waiting job of this host's queues, whichever job the bell was for."""
     if is_stopping():
         return  # the sweep rings again
+    with admission.to_train(context) as may_train:
+        run = _claim(context) if may_train else None
+        if run is None:
+            log.info("%s: nothing may run here now; what waits is rung again", request.job_id)
+            return
+        run.run()
+    announce(context)
+
+
+def _claim(context: Context) -> TrainingRun | None:
     claimed = claim(context.registry, settings=context.settings, holder=context.actor, host=context.host)
     if claimed is None:
-        log.info("%s: nothing may run here now; what waits is rung again", request.job_id)
-        return
+        return None
     job, lease = claimed
-    TrainingRun(
+    return TrainingRun(
         job=job,
         lease=lease,
         registry=context.registry,
@@ -46,8 +55,7 @@ def run(request: JobBell, context: Context) -> None:
         should_stop=is_stopping,
         on_checkpoint=lambda: announce(context),
         take_signals=lambda: signals.obey(context),
-    ).run()
-    announce(context)
+    )
 
 
 @door("inbox.scan")

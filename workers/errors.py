@@ -4,6 +4,8 @@ TandemError
 └── WorkerError
     ├── RequestError        a task's arguments are not what its contract says
     ├── BrokerUnavailable   Redis cannot be reached, or refuses the password
+    ├── DeviceBusy          a GPU is in use, or has too little free, or cannot be read: wait
+    ├── DeviceUnreadable    the driver says nothing about a GPU
     ├── NoAnswer            nothing answered in time; the request is still in the queue
     ├── StackError          the embedded stack cannot start or stop
     └── TaskFailed          a task ended with an error; the message is the task's own
@@ -24,6 +26,14 @@ class RequestError(WorkerError):
 
 class BrokerUnavailable(WorkerError):
     """Redis cannot be reached, or refuses the password."""
+
+
+class DeviceBusy(WorkerError):
+    """A device cannot be used now. The work waits, with this reason shown."""
+
+
+class DeviceUnreadable(WorkerError):
+    """The driver says nothing about a GPU."""
 
 
 class NoAnswer(WorkerError):

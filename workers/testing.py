@@ -1,4 +1,4 @@
-"""A trainer that says what it is told to say: for tests of what a runner makes of it."""
+"""Fakes: a trainer that says what it is told to say, and a GPU that is as full as it is told to be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.messages import CheckpointSaved, ChildMessage, Finished, Progress, TrainingResult
+from workers.devices import DeviceProcess, DeviceUse
+from workers.errors import DeviceUnreadable
 
 Line = ChildMessage | Callable[[], None]
 
@@ -91,3 +93,26 @@ def finished(state: str = "finished", *, step: int = 10, num_steps: int = 10) ->
         }
     )
     return Finished(result=result)
+
+
+class FakeDevice:
+    """A GPU of 24 GB that is free unless told otherwise."""
+
+    def __init__(
+        self,
+        *,
+        name: str = "gpu-0",
+        free_bytes: int = 24 * 10**9,
+        processes: tuple[DeviceProcess, ...] = (),
+        problem: str = "",
+    ) -> None:
+        self.name = name
+        self.free_bytes = free_bytes
+        self.processes = processes
+        self.problem = problem
+
+    def use(self) -> DeviceUse:
+        """As it was told."""
+        if self.problem:
+            raise DeviceUnreadable(self.problem)
+        return DeviceUse(total_bytes=24 * 10**9, free_bytes=self.free_bytes, processes=self.processes)

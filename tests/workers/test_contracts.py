@@ -21,6 +21,7 @@ PUBLIC_TASKS = {
     "suite.build": "control",
     "evaluation.run": "evaluation",
     "evaluation.record": "control",
+    "evaluation.defer": "control",
     "regression.check": "evaluation",
     "regression.record": "control",
     "ranking.update": "control",

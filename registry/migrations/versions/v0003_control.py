@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("is_draining", sa.Boolean(), nullable=False),
         sa.Column("drain_after_job_id", sa.String(length=64), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("waits_for", sa.Text(), nullable=False),
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_hosts")),
     )

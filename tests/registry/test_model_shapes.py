@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from registry.errors import ManifestError
+from registry.model_shapes import ModelShape, read_shape
+
+QWEN = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "vocab_size": 151936,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+
+def model(directory: Path, **changes: object) -> Path:
+    (directory / "config.json").write_text(json.dumps({**QWEN, **changes}))
+    save_file({"a": np.zeros((10, 20), np.float32)}, directory / "model-1.safetensors")
+    save_file({"b": np.zeros(5, np.float16)}, directory / "model-2.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def test_a_model_is_measured_by_the_headers_of_all_its_files(tmp_path: Path) -> None:
+    assert read_shape(model(tmp_path)) == ModelShape(
+        num_parameters=205, hidden_size=1024, num_layers=28, vocab_size=151936, num_key_values=2048
+    )
+
+
+def test_without_grouped_heads_every_head_has_its_keys(tmp_path: Path) -> None:
+    plain = model(tmp_path, num_key_value_heads=None, head_dim=None)
+    assert read_shape(plain).num_key_values == 2 * 1024
+
+
+@pytest.mark.parametrize("damage", ["config", "weights", "no weights", "no config"])
+def test_a_model_whose_files_do_not_say_is_refused(tmp_path: Path, damage: str) -> None:
+    model(tmp_path)
+    if damage == "config":
+        (tmp_path / "config.json").write_text('{"hidden_size": "wide"}')
+    elif damage == "no config":
+        (tmp_path / "config.json").unlink()
+    else:
+        for path in tmp_path.glob("*.safetensors"):
+            path.unlink() if damage == "no weights" else path.write_bytes(b"\xff" * 40)
+    with pytest.raises(ManifestError, match="does not say how large"):
+        read_shape(tmp_path)

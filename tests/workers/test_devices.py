@@ -1,0 +1,86 @@
+"""The CPU stand-in for real, and the NVIDIA driver by a module of the same shape: no GPU is needed."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from workers.devices import CpuDevice, Device, DeviceUse, NvmlDevice, open_device
+from workers.errors import DeviceUnreadable
+from workers.testing import FakeDevice
+
+
+class NvmlError(Exception):
+    """As the driver's library raises it."""
+
+
+class FakeNvml:
+    """`pynvml` with one GPU of 24 GB on which process 1 has 9 GB."""
+
+    NVMLError = NvmlError
+
+    def __init__(self, *, num_gpus: int = 1, problem: str = "") -> None:
+        self.num_gpus, self.problem, self.num_open = num_gpus, problem, 0
+
+    def nvmlInit(self) -> None:
+        if self.problem == "no driver":
+            raise NvmlError(self.problem)
+        self.num_open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.num_open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return self.num_gpus
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index >= self.num_gpus:
+            raise NvmlError("Invalid Argument")
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, _handle: int) -> SimpleNamespace:
+        if self.problem == "lost":
+            raise NvmlError("GPU is lost")
+        return SimpleNamespace(total=24 * 10**9, free=15 * 10**9, used=9 * 10**9)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, _handle: int) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=1, usedGpuMemory=9 * 10**9)]
+
+
+@pytest.mark.parametrize(
+    "device", [CpuDevice(), NvmlDevice(0, nvml=FakeNvml()), FakeDevice()], ids=["cpu", "nvml", "fake"]
+)
+def test_a_device_has_a_name_and_free_memory_within_its_total(device: Device) -> None:
+    use = device.use()
+    assert device.name
+    assert isinstance(use, DeviceUse)
+    assert 0 < use.free_bytes <= use.total_bytes
+
+
+def test_a_gpu_tells_its_memory_and_who_uses_it_and_is_closed_again() -> None:
+    nvml = FakeNvml()
+    use = NvmlDevice(0, nvml=nvml).use()
+    assert (use.total_bytes, use.free_bytes) == (24 * 10**9, 15 * 10**9)
+    assert [(found.pid, found.num_bytes) for found in use.processes] == [(1, 9 * 10**9)]
+    assert nvml.num_open == 0
+
+
+@pytest.mark.parametrize(("index", "problem"), [(0, "no driver"), (0, "lost"), (3, "")])
+def test_a_gpu_of_which_the_driver_says_nothing_is_unreadable(index: int, problem: str) -> None:
+    with pytest.raises(DeviceUnreadable, match=f"GPU {index} cannot be read.*nvidia-smi"):
+        NvmlDevice(index, nvml=FakeNvml(problem=problem)).use()
+
+
+@pytest.mark.parametrize(
+    ("wish", "nvml", "name"),
+    [
+        ("cpu", FakeNvml(), "cpu"),
+        ("cuda", FakeNvml(), "gpu-0"),
+        ("cuda:2", FakeNvml(), "gpu-2"),
+        ("cuda", FakeNvml(problem="no driver"), "gpu-0"),
+        ("auto", FakeNvml(), "gpu-0"),
+        ("auto", FakeNvml(num_gpus=0), "cpu"),
+        ("auto", FakeNvml(problem="no driver"), "cpu"),
+    ],
+)
+def test_the_wish_chooses_the_device(wish: str, nvml: FakeNvml, name: str) -> None:
+    assert open_device(wish, nvml=nvml).name == name

@@ -1,0 +1,115 @@
+"""Whether this host may begin a piece of work now; if not, the reason is kept where people look."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from inference.estimate import running_bytes
+from registry import hosts, lineage, queue
+from registry.errors import RegistryError
+from registry.messages import EvaluationRequest
+from registry.model_shapes import read_shape
+from registry.records import TrainingJob
+from trainer.config.job import check_hyperparameters
+from trainer.estimate import smallest_training_bytes, training_bytes
+from workers.context import Context
+from workers.devices import open_device
+from workers.errors import DeviceBusy
+from workers.guard import Need, holding
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def to_train(context: Context) -> Iterator[bool]:
+    """Hold this host's training device for the next job; False where it cannot begin now.
+
+    The reason stands with the host until a job begins.
+    """
+    found = _next_job(context)
+    if found is None:
+        yield True  # nothing to hold it for
+        return
+    job, parent_path = found
+    with ExitStack() as stack:
+        try:
+            need = _training_need(job, parent_path=parent_path)
+            _hold(context, stack, device=context.settings.training.device, need=need)
+        except DeviceBusy as error:
+            _note(context, obstacle=f"{job.id} waits: {error}")
+            yield False
+            return
+        _note(context, obstacle="")
+        yield True
+
+
+@contextmanager
+def to_evaluate(context: Context, request: EvaluationRequest) -> Iterator[str]:
+    """Hold the device that an evaluation wants; the reason where that cannot be now, else empty."""
+    with ExitStack() as stack:
+        try:
+            need = _evaluation_need(request)
+            _hold(context, stack, device=request.device, need=need)
+        except DeviceBusy as error:
+            yield str(error)
+            return
+        yield ""
+
+
+def _next_job(context: Context) -> tuple[TrainingJob, Path] | None:
+    settings = context.settings
+    with context.registry.reading() as tx:
+        job = queue.first_ready(tx, queues=settings.training.queues, host=context.host, rules=settings.queue)
+        if job is None:
+            return None
+        try:
+            parent = lineage.parent_for(tx, wish=job.parent_checkpoint_id or job.parent)
+        except RegistryError:
+            return None  # the run itself fails and says why
+    return job, Path(parent.path)
+
+
+def _training_need(job: TrainingJob, *, parent_path: Path) -> Need:
+    try:
+        shape = read_shape(parent_path)
+    except RegistryError as error:
+        log.warning("%s: its memory is not estimated: %s", job.id, error)
+        return Need(role="training", subject=job.id, num_bytes=0, least_bytes=0)
+    tokens = check_hyperparameters(job.hyperparameters).tokens_per_batch
+    return Need(
+        role="training",
+        subject=job.id,
+        num_bytes=training_bytes(shape, tokens_per_batch=tokens),
+        least_bytes=smallest_training_bytes(shape),
+    )
+
+
+def _evaluation_need(request: EvaluationRequest) -> Need:
+    try:
+        num_bytes = running_bytes(read_shape(Path(request.model.path)))
+    except RegistryError:
+        num_bytes = 0  # the evaluation itself fails and says why
+    return Need(role="evaluation", subject=request.checkpoint_id, num_bytes=num_bytes, least_bytes=num_bytes)
+
+
+def _hold(context: Context, stack: ExitStack, *, device: str, need: Need) -> None:
+    stack.enter_context(
+        holding(
+            open_device(device),
+            directory=context.settings.paths.run / "devices",
+            need=need,
+            rules=context.settings.guard,
+            clock=context.registry.clock,
+        )
+    )
+
+
+def _note(context: Context, *, obstacle: str) -> None:
+    with context.registry.reading() as tx:
+        if hosts.waits_for(tx, name=context.host) == obstacle:
+            return
+    with context.registry.transaction() as tx:
+        hosts.note_obstacle(tx, name=context.host, obstacle=obstacle, actor=context.actor)

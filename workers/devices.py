@@ -1,0 +1,120 @@
+"""What a GPU, or the CPU in its place, has free at this moment, and who uses it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+import psutil
+import pynvml
+
+from workers.errors import DeviceUnreadable
+
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class DeviceProcess:
+    """A process that has memory on a device. `num_bytes` is None where the driver does not say."""
+
+    pid: int
+    name: str
+    num_bytes: int | None
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """Memory of a device and the processes on it, at one moment."""
+
+    total_bytes: int
+    free_bytes: int
+    processes: tuple[DeviceProcess, ...] = ()
+
+
+class Device(Protocol):
+    """A thing that models run on. These two: which it is, to lock it, and how it is used, to judge it."""
+
+    @property
+    def name(self) -> str:
+        """The same for every process of this host: `cpu`, `gpu-0`."""
+
+    def use(self) -> DeviceUse:
+        """At this moment; `DeviceUnreadable` where nothing can be said."""
+
+
+class CpuDevice:
+    """The stand-in: main memory. Who else uses it is no concern of ours."""
+
+    name = "cpu"
+
+    def use(self) -> DeviceUse:
+        """What could be used without swapping."""
+        memory = psutil.virtual_memory()
+        return DeviceUse(total_bytes=memory.total, free_bytes=memory.available)
+
+
+class NvmlDevice:
+    """An NVIDIA GPU by its index."""
+
+    def __init__(self, index: int, *, nvml: ModuleType | Any = pynvml) -> None:
+        self._index = index
+        self._nvml = nvml
+
+    @property
+    def name(self) -> str:
+        """`gpu-0`."""
+        return f"gpu-{self._index}"
+
+    def use(self) -> DeviceUse:
+        """By the driver."""
+        nvml = self._nvml
+        try:
+            nvml.nvmlInit()
+            try:
+                handle = nvml.nvmlDeviceGetHandleByIndex(self._index)
+                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+                running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            finally:
+                nvml.nvmlShutdown()
+        except nvml.NVMLError as error:
+            raise DeviceUnreadable(
+                f"GPU {self._index} cannot be read: {error}.", remedy="See whether `nvidia-smi` answers."
+            ) from None
+        return DeviceUse(
+            total_bytes=int(memory.total),
+            free_bytes=int(memory.free),
+            processes=tuple(
+                DeviceProcess(pid=found.pid, name=_name_of(found.pid), num_bytes=found.usedGpuMemory)
+                for found in running
+            ),
+        )
+
+
+def open_device(wish: str, *, nvml: ModuleType | Any = pynvml) -> Device:
+    """The device that `cpu`, `cuda`, `cuda:1` or `auto` means: the first GPU, if the driver knows one."""
+    index = re.search(r":(\d+)$", wish)
+    if wish.startswith("cuda"):
+        return NvmlDevice(int(index[1]) if index else 0, nvml=nvml)
+    if wish == "auto" and _has_gpu(nvml):
+        return NvmlDevice(0, nvml=nvml)
+    return CpuDevice()
+
+
+def _has_gpu(nvml: ModuleType | Any) -> bool:
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return False  # no driver: there is no GPU that could be used
+    try:
+        return bool(nvml.nvmlDeviceGetCount())
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return "unknown"
