@@ -9,7 +9,7 @@ from registry.errors import QueueFull, RegistryUnavailable, TandemError
 from registry.messages import JobBell, Nothing, SubmittedJob, TrainingSubmission
 from registry.states import JobState
 from tasks.door import door
-from workers import inbox, signals, submission
+from workers import inbox, queue_folders, signals, submission
 from workers.context import Context
 from workers.pipeline import announce, bell
 from workers.runner import TrainingRun, claim
@@ -36,6 +36,7 @@ def run(request: JobBell, context: Context) -> None:
     if claimed is None:
         log.info("%s: nothing may run here now; what waits is rung again", request.job_id)
         return
+    queue_folders.refresh(context.registry, settings=context.settings)
     job, lease = claimed
     TrainingRun(
         job=job,
@@ -48,6 +49,7 @@ def run(request: JobBell, context: Context) -> None:
         take_signals=lambda: signals.obey(context),
     ).run()
     announce(context)
+    queue_folders.refresh(context.registry, settings=context.settings)
 
 
 @door("inbox.scan")
