@@ -165,7 +165,10 @@ def starts(
             found[job.id] = Start(place, None, job.obstacle or missing)
             continue
         _, index, first, ahead = workers[0]
-        start = _held(_sum(first, pace=pace, ahead=ahead), seconds=job.seconds_held)
+        start = _sum(first, pace=pace, ahead=ahead)
+        if job.seconds_held > start.seconds:  # whoever stands behind it goes first
+            found[job.id] = Start(place, Span(job.seconds_held, start.variance, start.num_samples))
+            continue
         found[job.id] = Start(place, start)
         if pace is None:
             missing = NO_PAST
@@ -200,8 +203,3 @@ def _sum(first: Span, *, pace: Pace | None, ahead: Work) -> Span:
     if first.variance is None or rest.variance is None:
         return Span(seconds, None, rest.num_samples)
     return Span(seconds, first.variance + rest.variance, min(first.num_samples, rest.num_samples))
-
-
-def _held(span: Span, *, seconds: float) -> Span:
-    """Not before it may begin; the jobs ahead matter no more where that is later."""
-    return span if seconds <= span.seconds else Span(seconds, span.variance, span.num_samples)
