@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,12 @@ INTERRUPTED = 130
 def watch_job(handle: JobHandle, *, as_json: bool) -> TrainingJob:
     """Show a job until its end. Ctrl-C and a closed pipe end the watch, not the job, with exit 130."""
     with lines() as stream, _view(stream, as_json=as_json) as view:
-        for watched in Watch(handle.watcher()).changes():
+
+        def sleep(seconds: float) -> None:
+            stream.check_reader()
+            time.sleep(seconds)
+
+        for watched in Watch(handle.watcher(), sleep=sleep).changes():
             view.show(watched.line)
         return watched.job
     raise typer.Exit(INTERRUPTED)
