@@ -39,7 +39,7 @@ COMPLETED_STATES = (JobState.SUCCEEDED, JobState.STOPPED)
 OURS = re.compile(r"(?:\d{4,}|paused|\d{8}T\d{6}Z)-.*-(job-[a-z0-9]+)(\.reason)?\.json")
 LEFT_OVER = re.compile(rf"\.{OURS.pattern}\..+")  # of a writer that was killed
 MAX_NAME_BYTES = 120
-MAX_NEW_FILES = 2000  # a refresh: the rest comes with the next one
+MAX_NEW_FILES = 1000  # a refresh: the rest comes with the next one
 NANOSECONDS = 1_000_000_000
 
 
@@ -88,8 +88,10 @@ def _refresh(registry: Registry, *, settings: Settings) -> None:
     missing = _settle(directory, wanted=wanted, found=_scan(directory))
     for page in _pages(missing):
         with registry.reading() as tx:
-            contents = {key: _ended_content(tx, key=key, name=wanted[key].name) for key in page}
-        for key, content in contents.items():
+            jobs = {job.id: job for job in tx.find(TrainingJob, id=[key.job_id for key in page])}
+            datasets = _datasets(tx, jobs=list(jobs.values()))
+        for key in page:
+            content = _ended_content(jobs.get(key.job_id), key=key, name=wanted[key].name, datasets=datasets)
             _write_ended(directory / key.folder / wanted[key].name, wanted=wanted[key], content=content)
 
 
@@ -103,14 +105,14 @@ def _live_files(tx: Transaction, *, settings: Settings) -> dict[Key, Wanted]:
     for job in waiting:
         places[job.priority] += 1
         name = _file_name(f"{places[job.priority]:04d}", name=job.name, job_id=job.id)
-        files[Key(job.priority, job.id)] = Wanted(name, _job_content(job, dataset=datasets))
+        files[Key(job.priority, job.id)] = Wanted(name, _job_content(job, datasets=datasets))
     for job in paused:
         name = _file_name("paused", name=job.name, job_id=job.id)
-        files[Key(job.priority, job.id)] = Wanted(name, _job_content(job, dataset=datasets))
+        files[Key(job.priority, job.id)] = Wanted(name, _job_content(job, datasets=datasets))
     for job in running:
         stamp = _stamp(job.started_at or job.submitted_at)
         name = _file_name(stamp, name=job.name, job_id=job.id)
-        files[Key(PROCESSING, job.id)] = Wanted(name, _job_content(job, dataset=datasets))
+        files[Key(PROCESSING, job.id)] = Wanted(name, _job_content(job, datasets=datasets))
     return files
 
 
@@ -170,12 +172,12 @@ def _settle(
                 _remove(directory / key.folder / stale.name)
     missing = []
     for key, file in wanted.items():
-        path = directory / key.folder / file.name
         kept = _kept(found.get(key, ()), wanted=file)
         if kept is not None and kept.name != file.name:
-            _rename(path.with_name(kept.name), to=path)
+            folder = directory / key.folder
+            _rename(folder / kept.name, to=folder / file.name)
         if file.content is not None:
-            _write_live(path, content=file.content)
+            _write_live(directory / key.folder / file.name, content=file.content)
         elif kept is None or not _is_unchanged(kept, ended_at=file.ended_at):
             missing.append(key)
     return missing[:MAX_NEW_FILES]
@@ -224,13 +226,14 @@ def _rename(path: Path, *, to: Path) -> None:
         log.warning("%s cannot be renamed: %s", path, error)
 
 
-def _ended_content(tx: Transaction, *, key: Key, name: str) -> bytes | None:
-    job = tx.seek(TrainingJob, key.job_id)
+def _ended_content(
+    job: TrainingJob | None, *, key: Key, name: str, datasets: Mapping[str, Dataset]
+) -> bytes | None:
     states = FAILED_STATES if key.folder == FAILED else COMPLETED_STATES
     if job is None or job.state not in states:
         return None
     if not key.is_reason:
-        return _job_content(job, dataset=_datasets(tx, jobs=[job]))
+        return _job_content(job, datasets=datasets)
     last = job.problems[-1] if job.problems else None
     return _json(
         ReasonFile(
@@ -243,8 +246,8 @@ def _ended_content(tx: Transaction, *, key: Key, name: str) -> bytes | None:
     )
 
 
-def _job_content(job: TrainingJob, *, dataset: Mapping[str, Dataset]) -> bytes:
-    data = dataset.get(job.dataset_id)
+def _job_content(job: TrainingJob, *, datasets: Mapping[str, Dataset]) -> bytes:
+    data = datasets.get(job.dataset_id)
     fields = job.model_dump(include=set(JobFile.model_fields))
     return _json(
         JobFile(**fields, dataset=data.path if data else None, num_rows=data.num_rows if data else None)
