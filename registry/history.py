@@ -1,8 +1,8 @@
 """What happened: events in the order they were written, and how long past jobs really ran.
 
-An event's number is given before its transaction ends, so on PostgreSQL a lower number may become visible
-after a higher one. A cursor remembers the numbers that it has not seen yet and looks for them again: it
-neither skips nor repeats an event, whoever wrote it when.
+A cursor does not rely on writers taking turns: an event's number is given before its transaction ends, so
+without that a lower number could appear after a higher one. It remembers the numbers that it has not seen
+and looks for them again: no event is skipped or repeated.
 """
 
 from __future__ import annotations
