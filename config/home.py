@@ -29,9 +29,14 @@ class Home:
         return self.root / "control"
 
     @property
+    def queue(self) -> Path:
+        """A folder a queue, and what runs, failed and succeeded: a file a job, for people, never read."""
+        return self.root / "queue"
+
+    @property
     def refused(self) -> Path:
         """Inbox files that could not become a job, each with its reason beside it."""
-        return self.root / "queue" / "failed"
+        return self.queue / "failed"
 
     @property
     def datasets(self) -> Path:

@@ -136,6 +136,14 @@ class ScheduleSettings(Section):
     deployment_seconds: float = Field(default=600.0, gt=0)
 
 
+class ProjectionSettings(Section):
+    """What is written for people from the registry."""
+
+    completed_days: float = Field(
+        default=7.0, gt=0, le=3650, description="a job stays so long in queue/recently_completed"
+    )
+
+
 class Settings(BaseSettings):
     """All of it. `home` and `registry_url` stand alone; the rest is in sections."""
 
@@ -166,6 +174,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     flower: FlowerSettings = FlowerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    projections: ProjectionSettings = ProjectionSettings()
 
     @classmethod
     def settings_customise_sources(

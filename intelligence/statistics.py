@@ -58,7 +58,7 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     if not np.isfinite(data).all():
         raise InvalidSample("A mean was asked of values that are not all finite.")
     mean = float(data.mean())
-    half = _t_95(data.size - 1) * float(data.std(ddof=1)) / math.sqrt(data.size)
+    half = t_95(data.size - 1) * float(data.std(ddof=1)) / math.sqrt(data.size)
     return Estimate(value=mean, low=mean - half, high=mean + half, num_samples=int(data.size))
 
 
@@ -101,7 +101,7 @@ def mcnemar_p(num_gained: int, num_lost: int) -> float:
     return min(1.0, float(2 * tail / 2**total))
 
 
-def _t_95(num_degrees: int) -> float:
+def t_95(num_degrees: int) -> float:
     """Student's quantile; from ten degrees on by its expansion (Fisher & Cornish 1960), right to 2e-4."""
     if num_degrees <= len(T_95):
         return T_95[num_degrees - 1]

@@ -12,21 +12,26 @@ from typing import Any
 HASH_BLOCK_BYTES = 1 << 20
 
 
-def write_atomically(path: Path, *, content: bytes, mode: int = 0o644) -> None:
-    """Write beside `path`, fsync, rename over it: a reader sees the old or the new, whole."""
+def write_atomically(path: Path, *, content: bytes, mode: int = 0o644, is_durable: bool = True) -> None:
+    """Write beside `path`, fsync, rename over it: a reader sees the old or the new, whole.
+
+    What can be written again from the registry need not be durable: without fsync it costs far less.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if is_durable:
+                os.fsync(stream.fileno())
         Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    if is_durable:
+        sync_directory(path.parent)
 
 
 def write_json(path: Path, *, value: Any) -> None:

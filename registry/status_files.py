@@ -48,13 +48,34 @@ class PartStatus(Record):
     observed_at: AwareDatetime
 
 
+class Forecast(Record):
+    """When something is expected, with its 95 % interval; the interval is unknown after one measurement."""
+
+    seconds: float = Field(ge=0)
+    low_seconds: float | None = Field(default=None, ge=0)
+    high_seconds: float | None = Field(default=None, ge=0)
+    num_samples: int = Field(ge=1)
+    at: AwareDatetime
+
+
+class QueuedJob(Record):
+    """A job that waits: its place over all queues, and when it is expected to begin."""
+
+    job_id: str
+    name: str
+    place: int = Field(ge=1)
+    start: Forecast | None
+    start_unknown_because: str = ""
+
+
 class QueueStatus(Record):
-    """One queue: rows that wait by the registry, messages that wait by Redis."""
+    """One queue: rows that wait by the registry, messages that wait by Redis; the first jobs of it."""
 
     name: str
     num_waiting: int = Field(ge=0)
     num_messages: int | None = Field(default=None, ge=0)
     oldest_age_seconds: float | None = Field(default=None, ge=0)
+    first_jobs: tuple[QueuedJob, ...] = ()
 
 
 class CheckpointStatus(Record):
@@ -88,6 +109,10 @@ class JobStatus(Record):
     attempts: int = 0
     reason: str = ""
     age_seconds: float | None = None
+    eta: Forecast | None = None
+    place: int | None = None
+    start: Forecast | None = None
+    start_unknown_because: str = ""
 
 
 class ServedStatus(Record):

@@ -37,8 +37,8 @@ from registry.messages import (
     Undrain,
 )
 from registry.records import Checkpoint, Deployment, Host, Record, Suite, TrainingJob
-from registry.states import is_final
 from registry.status_files import SystemStatus
+from tasks.watching import JobWatcher, Watch, progress_view
 from workers.app import broker_unavailable
 from workers.context import Context, Message, open_context
 from workers.contracts import parse_request
@@ -70,14 +70,26 @@ class JobHandle:
         timeout_seconds: float | None = None,
         poll_seconds: float = 0.5,
         sleep: Callable[[float], None] = time.sleep,
+        show_progress: bool | None = None,
+        on_change: Callable[[TrainingJob], None] | None = None,
     ) -> TrainingJob:
-        """Wait until the job is finished and return its row; `NoAnswer` after the timeout."""
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while not is_final((job := self.row).state):
-            if deadline is not None and time.monotonic() > deadline:
-                raise NoAnswer(f"{self.id} is still {job.state} after {timeout_seconds:g} s.")
-            sleep(poll_seconds)
-        return job
+        """Wait until the job is finished and return its row; `NoAnswer` after the timeout.
+
+        A bar on standard error shows its progress: by default only on a terminal; `True` writes lines
+        elsewhere. `on_change` is called with the row after each change, the last one included.
+        """
+        watch = Watch(self.watcher(), timeout_seconds=timeout_seconds, poll_seconds=poll_seconds, sleep=sleep)
+        with progress_view(show=show_progress) as view:
+            for watched in watch.changes():
+                if view is not None:
+                    view.show(watched.line)
+                if on_change is not None:
+                    on_change(watched.job)
+        return watched.job
+
+    def watcher(self) -> JobWatcher:
+        """Looks at the job and measures how fast it goes on."""
+        return JobWatcher(self.context.registry, self.id, rules=self.context.settings.queue)
 
     def pause(self) -> bool:
         """Save at the next step, wait for `resume`. True where it is in effect, False where it was asked."""

@@ -41,4 +41,4 @@ def _releases(context: Context, *, lease: Lease | None) -> Releases:
 
 
 def _show(context: Context) -> None:
-    projections.refresh(context.registry, directory=context.settings.paths.status)
+    projections.refresh(context.registry, settings=context.settings)

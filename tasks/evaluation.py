@@ -51,4 +51,4 @@ def record(answer: EvaluationAnswer, context: Context) -> None:
         asks.settle(tx, kind="evaluation", subject_id=answer.evaluation_id)
         messages = owed(tx, settings=context.settings)
     context.ring(messages)
-    projections.refresh(context.registry, directory=context.settings.paths.status)
+    projections.refresh(context.registry, settings=context.settings)

@@ -36,7 +36,7 @@ def update(_request: RankingRequest, context: Context) -> Ranking | None:
         kept = _keep_if_news(tx, ranking=ranking)
         messages = owed(tx, settings=context.settings)
     context.ring(messages)
-    projections.refresh(context.registry, directory=context.settings.paths.status)
+    projections.refresh(context.registry, settings=context.settings)
     return kept
 
 

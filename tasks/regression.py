@@ -32,4 +32,4 @@ def record(verdict: Verdict, context: Context) -> None:
         asks.settle(tx, kind="verdict", subject_id=verdict.evaluation_id)
         messages = owed(tx, settings=context.settings)
     context.ring(messages)
-    projections.refresh(context.registry, directory=context.settings.paths.status)
+    projections.refresh(context.registry, settings=context.settings)

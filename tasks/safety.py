@@ -29,6 +29,6 @@ def sweep(_request: Nothing, context: Context) -> None:
     context.ring(messages)
     for host in drained:
         steering.hold_back(context.celery, host=host)
+    projections.refresh(context.registry, settings=context.settings)
     directory = context.settings.paths.status
-    projections.refresh(context.registry, directory=directory)
     projections.write_status(directory, name="system_status", status=system_status(context, nodes=nodes))

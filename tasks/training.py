@@ -9,7 +9,7 @@ from registry.errors import QueueFull, RegistryUnavailable, TandemError
 from registry.messages import JobBell, Nothing, SubmittedJob, TrainingSubmission
 from registry.states import JobState
 from tasks.door import door
-from workers import admission, inbox, signals, submission
+from workers import admission, inbox, queue_folders, signals, submission
 from workers.context import Context
 from workers.pipeline import announce, bell
 from workers.runner import TrainingRun, claim
@@ -37,8 +37,10 @@ def train(request: JobBell, context: Context) -> None:
         if run is None:
             log.info("%s: nothing may run here now; what waits is rung again", request.job_id)
             return
+        queue_folders.refresh(context.registry, settings=context.settings)
         run.run()
     announce(context)
+    queue_folders.refresh(context.registry, settings=context.settings)
 
 
 def _claim(context: Context) -> TrainingRun | None:

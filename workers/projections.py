@@ -1,4 +1,7 @@
-"""Writes `status/*.json`: what the registry knows, for people and `jq`. Atomic, strict, never read back."""
+"""Writes `status/*.json` and the queue folders: what the registry knows, for people and `jq`.
+
+Atomic, strict, never read back.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from config.settings import Settings
 from registry import lineage, queue
 from registry.files import write_json
 from registry.records import Deployment, Lease, TrainingJob, Verdict
@@ -21,6 +25,7 @@ from registry.status_files import (
     TrainingStatus,
 )
 from registry.store import Registry, Transaction
+from workers import queue_folders
 
 # Two heartbeats and a half: with a sweep each 30 s, a dead trainer reads `crashed` within 60 s.
 CRASHED_AFTER_SECONDS = 25.0
@@ -28,8 +33,11 @@ STALE_AFTER_SECONDS = 60.0
 MAX_VERDICTS = 200
 
 
-def refresh(registry: Registry, *, directory: Path) -> None:
-    """Write every status file. The registry is read first: no transaction is open while files are written."""
+def refresh(registry: Registry, *, settings: Settings) -> None:
+    """Write every status file and the queue folders.
+
+    The registry is read first: no transaction is open while files are written.
+    """
     with registry.reading() as tx:
         statuses = {
             "training_status": current_training_status(tx),
@@ -39,7 +47,8 @@ def refresh(registry: Registry, *, directory: Path) -> None:
         }
     for name, status in statuses.items():
         if status is not None:
-            write_status(directory, name=name, status=status)
+            write_status(settings.paths.status, name=name, status=status)
+    queue_folders.refresh(registry, settings=settings)
 
 
 def write_status(directory: Path, *, name: str, status: BaseModel) -> None:

@@ -29,6 +29,7 @@ from registry.store import Transaction
 from workers import projections, steering
 from workers.context import Context
 from workers.contracts import TRAINING_QUEUES
+from workers.outlook import Outlook, look_ahead
 
 HTTP_SECONDS = 2.0
 MAX_JOBS = 50
@@ -51,6 +52,7 @@ def system_status(context: Context, *, nodes: Sequence[str] | None = None) -> Sy
     parts: list[PartStatus] = [redis_part, *workers, server_part, flower_status(settings, now=now)]
     try:
         with context.registry.reading() as tx:
+            outlook = look_ahead(tx, rules=settings.queue)
             return SystemStatus(
                 written_at=now,
                 stale_after_seconds=projections.STALE_AFTER_SECONDS,
@@ -61,8 +63,8 @@ def system_status(context: Context, *, nodes: Sequence[str] | None = None) -> Sy
                     PartStatus(name="registry", state="up", observed_at=now),
                 ),
                 training=projections.current_training_status(tx),
-                queues=tuple(_queue(tx, name=name, depths=depths) for name in Priority),
-                jobs=tuple(job_line(job, now=now) for job in recent_jobs(tx)),
+                queues=tuple(_queue(tx, name=name, depths=depths, outlook=outlook) for name in Priority),
+                jobs=tuple(outlook.line(job_line(job, now=now), job=job, tx=tx) for job in recent_jobs(tx)),
                 checkpoints=tuple(checkpoint_lines(tx)),
                 served=_served(tx, release=release, now=now),
             )
@@ -163,13 +165,16 @@ def _worker_part(name: str, *, nodes: Sequence[str], now: datetime) -> PartStatu
     return PartStatus(name=name, state="up" if mine else "down", detail=detail, observed_at=now)
 
 
-def _queue(tx: Transaction, *, name: Priority, depths: dict[str, int] | None) -> QueueStatus:
-    jobs = queue.waiting(tx, queues=(name,))
+def _queue(
+    tx: Transaction, *, name: Priority, depths: dict[str, int] | None, outlook: Outlook
+) -> QueueStatus:
+    jobs = [job for job in outlook.waiting if job.priority is name]
     return QueueStatus(
         name=name,
         num_waiting=len(jobs),
         num_messages=None if depths is None else depths[name],
         oldest_age_seconds=queue.oldest_wait_seconds(jobs, now=tx.now),
+        first_jobs=outlook.queued(priority=name, tx=tx),
     )
 
 

@@ -9,13 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from registry import queue
 from registry.records import Event, TrainingJob
 from registry.states import JobState, Priority
-from tasks.api import Tandem
-from tasks.cli.output import console, jobs_table, print_json, styled
+from tasks.api import JobHandle, Tandem
+from tasks.cli.output import console, jobs_table, print_json, queue_table, styled
 from tasks.cli.times import parse_time
+from tasks.cli.watch import INTERRUPTED, watch_job
+from tasks.watching import detail
 from workers.errors import RequestError, TaskFailed
+from workers.outlook import look_ahead
 from workers.status import job_line, recent_jobs
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -61,14 +63,14 @@ def submit(
         after=after or (),
         submitted_by="tandem submit",
     )
-    job = handle.wait() if wait else handle.row
+    job = _wait(handle) if wait else handle.row
     if as_json:
         print_json(job)
     else:
         already = "" if handle.is_new else " (the same job exists already; --force trains again)"
         console.print(f"{job.id} {styled(job.state)} on {job.priority}{already}")
-    if wait and job.state is not JobState.SUCCEEDED:
-        raise TaskFailed(f"{job.id} {job.state}: {job.problems[-1].message if job.problems else ''}")
+    if wait:
+        _check_success(job)
 
 
 @queue_commands.command("list")
@@ -76,12 +78,13 @@ def queue_list(as_json: Json = False) -> None:
     """Jobs in the order in which they will run."""
     context = Tandem().context
     with context.registry.reading() as tx:
-        jobs = [*queue.running(tx), *queue.waiting(tx)]
-    lines = [job_line(job, now=context.registry.clock()) for job in jobs]
+        outlook = look_ahead(tx, rules=context.settings.queue)
+        jobs = [*outlook.running, *outlook.waiting]
+        lines = [outlook.line(job_line(job, now=tx.now), job=job, tx=tx) for job in jobs]
     if as_json:
         print_json(lines)
         return
-    console.print(jobs_table(lines) if lines else "Nothing runs and nothing waits.")
+    console.print(queue_table(lines) if lines else "Nothing runs and nothing waits.")
 
 
 @queue_commands.command("set-priority")
@@ -118,21 +121,32 @@ def job_list(as_json: Json = False) -> None:
 
 
 @job_commands.command("show")
-def job_show(job_id: str, as_json: Json = False) -> None:
-    """A job with its whole story."""
+def job_show(
+    job_id: str,
+    watch: Annotated[bool, typer.Option("--watch", help="Show each change until its end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A job with its whole story; with --watch its progress, and exit 1 unless it succeeds."""
+    if watch:
+        _check_success(watch_job(Tandem().job(job_id), as_json=as_json))
+        return
     context = Tandem().context
     with context.registry.reading() as tx:
         job = tx.get(TrainingJob, job_id)
+        line = look_ahead(tx, rules=context.settings.queue).line(job_line(job, now=tx.now), job=job, tx=tx)
         events = sorted(tx.find(Event, subject_id=job_id), key=lambda event: event.id or 0)
     if as_json:
         print_json(
             {
                 "job": job.model_dump(mode="json"),
+                "line": line.model_dump(mode="json"),
                 "events": [event.model_dump(mode="json") for event in events],
             }
         )
         return
-    console.print(jobs_table([job_line(job, now=context.registry.clock())]))
+    console.print(jobs_table([line]))
+    if job.state in (JobState.QUEUED, JobState.RUNNING):
+        console.print(detail(line), markup=False, highlight=False)
     for event in events:
         step = f"{event.before or '–'} -> {event.after}"
         console.print(f"{event.at:%H:%M:%S}  {step:24} {event.actor}: {event.reason}", markup=False)
@@ -143,13 +157,12 @@ def job_wait(
     job_id: str, timeout: Annotated[float | None, typer.Option(help="Seconds.")] = None, as_json: Json = False
 ) -> None:
     """Wait until a job is finished; exit 1 unless it succeeded."""
-    job = Tandem().job(job_id).wait(timeout_seconds=timeout)
+    job = _wait(Tandem().job(job_id), timeout_seconds=timeout)
     if as_json:
         print_json(job)
     else:
         console.print(f"{job.id} {styled(job.state)}")
-    if job.state is not JobState.SUCCEEDED:
-        raise TaskFailed(f"{job.id} {job.state}: {job.problems[-1].message if job.problems else 'no reason'}")
+    _check_success(job)
 
 
 @job_commands.command("pause")
@@ -197,6 +210,21 @@ def job_logs(job_id: str) -> None:
     console.file.write(
         path.read_text(errors="replace") if path.exists() else "It has not written anything.\n"
     )
+
+
+def _wait(handle: JobHandle, *, timeout_seconds: float | None = None) -> TrainingJob:
+    """Ctrl-C ends the wait and leaves the job alone."""
+    try:
+        return handle.wait(timeout_seconds=timeout_seconds)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _check_success(job: TrainingJob) -> None:
+    if job.state is JobState.SUCCEEDED:
+        return
+    why = job.problems[-1].message if job.problems else ""
+    raise TaskFailed(f"{job.id} {job.state}: {job.note or why or 'no reason was noted'}")
 
 
 def _report(job_id: str, *, is_in_effect: bool, command: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,6 +15,7 @@ from rich.table import Table
 from registry.records import Estimate
 from registry.status_files import (
     CheckpointStatus,
+    Forecast,
     JobStatus,
     PartStatus,
     SystemStatus,
@@ -36,6 +37,8 @@ STATE_STYLES = {
     "unknown": "yellow",
     "watch": "yellow",
 }
+
+DAY_SECONDS = 86400.0
 
 # Wide where nobody looks at it: a file or a pipe has no right edge.
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -98,6 +101,40 @@ def jobs_table(jobs: Sequence[JobStatus]) -> Table:
     return table
 
 
+def queue_table(jobs: Sequence[JobStatus]) -> Table:
+    """What runs, then what waits, first to last, with the expected end or start (UTC)."""
+    table = Table(title="Queue", title_justify="left")
+    for heading in ("place", "job", "file", "queue", "state", "step", "begins", "ends", "reason"):
+        table.add_column(heading, overflow="fold")
+    for job in jobs:
+        waits = job.place is not None
+        table.add_row(
+            str(job.place) if waits else "–",
+            job.id,
+            job.name,
+            job.priority,
+            styled(job.state),
+            "–" if job.step is None else f"{job.step}/{job.num_steps}",
+            moment(job.start) if waits else "–",
+            "–" if waits else moment(job.eta),
+            job.reason or (job.start_unknown_because if waits else ""),
+        )
+    return table
+
+
+def moment(expected: Forecast | None) -> str:
+    """`14:05 [14:01-14:12]`, with the day where it is not within the next one; `unknown` is a word."""
+    if expected is None:
+        return "unknown"
+    form = "%H:%M" if expected.seconds < DAY_SECONDS else "%m-%d %H:%M"
+    if expected.low_seconds is None or expected.high_seconds is None:
+        return f"{expected.at:{form}} (error unknown)"
+    begin = expected.at - timedelta(seconds=expected.seconds)
+    low, high = (begin + timedelta(seconds=side) for side in (expected.low_seconds, expected.high_seconds))
+    form_high = form if expected.high_seconds < DAY_SECONDS else "%m-%d %H:%M"
+    return f"{expected.at:{form}} ({low:{form}} to {high:{form_high}})"
+
+
 def checkpoints_table(checkpoints: Sequence[CheckpointStatus], *, title: str = "Checkpoints") -> Table:
     """Checkpoints with loss, accuracy by difficulty and 95 % intervals, verdict, rank."""
     levels = _levels(checkpoints)
@@ -126,7 +163,8 @@ def print_status(status: SystemStatus) -> None:
     console.print(_training_line(training, now=status.written_at))
     for line in status.queues:
         messages = "unknown" if line.num_messages is None else str(line.num_messages)
-        console.print(f"Queue {line.name}: {line.num_waiting} waiting, {messages} bells")
+        first = f", the first begins {moment(line.first_jobs[0].start)}" if line.first_jobs else ""
+        console.print(f"Queue {line.name}: {line.num_waiting} waiting, {messages} bells{first}")
     if status.jobs:
         console.print(jobs_table(status.jobs))
     if status.checkpoints:

@@ -11,7 +11,7 @@ from workers import projections
 
 
 def status(registry: Registry, settings: Settings) -> dict[str, object]:
-    projections.refresh(registry, directory=settings.paths.status)
+    projections.refresh(registry, settings=settings)
     found: dict[str, object] = json.loads((settings.paths.status / "training_status.json").read_text())
     return found
 
