@@ -271,7 +271,7 @@ FAULTS = [
     _fault("control-worker-killed", kill_part("control")),
     _fault("beat-killed", kill_part("beat")),
     _fault("redis-killed", kill_redis),
-    _fault("redis-killed-data-lost", kill_redis_and_lose_its_data),
+    _fault("redis-data-lost", kill_redis_and_lose_its_data),
     _fault("redis-flushed", flush_redis),
     _fault("redis-without-memory", redis_without_memory),
     _fault("redis-cut-off", partition),
