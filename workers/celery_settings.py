@@ -41,8 +41,9 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         **_delivery(),
         **_connections(),
         "beat_schedule": beat_schedule(settings),
-        # The schedule is this table; nothing is kept that a restart could find out of date.
-        "beat_schedule_filename": str(settings.paths.run / "beat-schedule"),
+        # The schedule is this table; nothing is kept that a restart could find out of date, and a host's
+        # clock that is set back silences no loop.
+        "beat_scheduler": "workers.beat:SteadyScheduler",
         "worker_send_task_events": True,  # Flower shows what runs
         "task_send_sent_event": True,
         "worker_hijack_root_logger": True,

@@ -39,7 +39,7 @@ def stack_parts(settings: Settings, *, celery: Celery) -> list[Part]:
         worker_part(settings, celery=celery, name="control", queues=(CONTROL,), num_processes=2),
         worker_part(settings, celery=celery, name="intelligence", queues=(EVALUATION, INTELLIGENCE)),
         server_part(settings),
-        _celery_part("beat", "--schedule", str(settings.paths.run / "beat-schedule"), "--pidfile="),
+        _celery_part("beat", "--pidfile="),
         flower_part(settings),
         worker_part(settings, celery=celery, name="train", queues=settings.training.queues),
     ]
