@@ -44,9 +44,10 @@ class Keeper:
         if self._stack is not None and self._stack.flavour == flavour:
             return self._stack
         assert self.drop() == []
-        self._stack = FaultStack(self._factory.mktemp(f"faults-{flavour}") / "var", flavour)
-        self._stack.start()
-        return self._stack
+        stack = FaultStack(self._factory.mktemp(f"faults-{flavour}") / "var", flavour)
+        stack.start()
+        self._stack = stack
+        return stack
 
     def drop(self, *, is_kept: bool = False) -> list[str]:
         """Stop it; what it left behind. Its files stay where they can explain something."""
