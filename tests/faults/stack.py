@@ -38,7 +38,7 @@ from workers.stack.control import UP_MARKER
 from workers.stack.state import read_state
 
 ROOT = Path(__file__).parents[2]
-NUM_ROWS = 120
+NUM_ROWS = 70
 ANSWER_SECONDS = 60.0
 START_SECONDS = 120.0
 END_SECONDS = 120.0
@@ -46,7 +46,7 @@ SETTLE_SECONDS = 12.0
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TRAINING = {
     "TANDEM_TRAINING__RECORD_ROWS": "true",
-    "TANDEM_TRAINING__NUM_CHECKPOINTS": "4",
+    "TANDEM_TRAINING__NUM_CHECKPOINTS": "3",
     "TANDEM_TRAINING__STOP_GRACE_SECONDS": "20",
     # About one row a step, so that a fault lands between two of many steps.
     "TANDEM_TRAINING__HYPERPARAMETERS": json.dumps({"tokens_per_batch": 260, "learning_rate": 0.001}),

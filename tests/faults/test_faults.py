@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import time
+import traceback
 from collections.abc import Iterator
 
 import pytest
@@ -72,7 +73,10 @@ def test_no_row_no_job_and_no_truth_is_lost(keeper: Keeper, fault: Fault, seed: 
     if fault.flavour != "plain" or fault.name == "redis-cut-off":
         assert os.geteuid() == 0, f"{fault.name} needs root: it sets up a clock, a disk or a firewall rule"
     stack = keeper.get(fault.flavour)
-    found = strike(stack, fault=fault, seed=seed)
+    try:
+        found = strike(stack, fault=fault, seed=seed)
+    except Exception as error:
+        found = [f"{type(error).__name__}: {error}", traceback.format_exc()]
     if found:
         left = keeper.drop(is_kept=True)
         remedy = f"again: make faults FAULT={fault.name} SEED={seed}   files: {stack.home}"
