@@ -103,8 +103,16 @@ class TrainingRun:
             self._record_checkpoint(message)
         elif isinstance(message, Finished):
             self._finished = message
+            self._catch_up(message)
         elif isinstance(message, Failed):
             self._failed = message
+
+    def _catch_up(self, finished: Finished) -> None:
+        """The last report may be older than the end: a resumed run may have had no step left to take."""
+        result = finished.result
+        if self._progress is None or self._progress.step != result.step:
+            fields = result.model_dump(include=set(JobProgress.model_fields) - {"tokens_per_second"})
+            self._progress = JobProgress.model_validate({**fields, "reported_at": self.registry.clock()})
 
     def _keep_lease(self, child: Child) -> None:
         waited = time.monotonic() - self._renewed
