@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from registry.records import TrainingJob
+from registry.queue import resource_of
+from registry.records import Lease, TrainingJob
 from registry.states import is_final
 from registry.store import BUSY_TIMEOUT_MS
 from tasks.testing import wait_for
@@ -48,18 +50,13 @@ class Fault:
 
 
 def kill_trainer(stack: FaultStack, random: random.Random) -> Iterator[None]:
-    trainer = stack.wait_for_trainer()
-    time.sleep(random.uniform(0, 3))
-    if trainer is not None:
-        kill(trainer)
+    kill(catch_trainer(stack, random=random))
     yield
 
 
 def kill_pool_child(stack: FaultStack, random: random.Random) -> Iterator[None]:
-    trainer = stack.wait_for_trainer()
-    time.sleep(random.uniform(0, 3))
-    if trainer is not None and is_there(trainer):
-        kill(trainer.parent())
+    trainer = catch_trainer(stack, random=random)
+    kill(None if trainer is None else trainer.parent())
     yield
 
 
@@ -199,15 +196,15 @@ def frozen_holder(stack: FaultStack, random: random.Random) -> Iterator[None]:
     second = stack.spawn(*options, log="train2.log")
     frozen: list[psutil.Process] = []
     try:
-        trainer = stack.wait_for_trainer()
-        time.sleep(random.uniform(0, 2))
-        if trainer is not None and is_there(trainer):
+        trainer = catch_trainer(stack, random=random)
+        if trainer is not None:
+            job_id = Path(trainer.cmdline()[-1]).stem
             frozen = [trainer, trainer.parent()]
             for process in reversed(frozen):
                 process.suspend()
             with contextlib.suppress(TimeoutError):
-                wait_for(lambda: len(stack.trainers()) > 1, seconds=30, message="another takes over")
-            time.sleep(random.uniform(0, 8))
+                wait_for(lambda: token_of(stack, job_id) > 1, seconds=40, message="another takes over")
+            time.sleep(random.uniform(0, 10))
         wake(frozen, random=random)
         frozen = []
         yield
@@ -222,6 +219,22 @@ def wake(frozen: list[psutil.Process], *, random: random.Random) -> None:
         with contextlib.suppress(psutil.Error):
             process.resume()
         time.sleep(random.uniform(0, 1))
+
+
+def catch_trainer(stack: FaultStack, *, random: random.Random) -> psutil.Process | None:
+    """A trainer, at a random moment of the first seconds of its life; None where all jobs had ended."""
+    for _ in range(3):
+        trainer = stack.wait_for_trainer()
+        time.sleep(random.uniform(0, 4))
+        if trainer is None or is_there(trainer):
+            return trainer
+    return None
+
+
+def token_of(stack: FaultStack, job_id: str) -> int:
+    """How often a job was claimed."""
+    with stack.reading() as tx:
+        return tx.get(Lease, resource_of(job_id)).token
 
 
 def num_problems(stack: FaultStack) -> int:
