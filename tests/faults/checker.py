@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from registry.errors import IllegalTransition, ManifestError
@@ -98,7 +99,7 @@ def broken_links(events: Sequence[Event], *, states: type[State]) -> Iterator[st
     first, token = events[0], 0
     if first.before is not None:
         yield f"{first.subject_id} begins at {first.before}, not at nothing"
-    for before, after in zip(events, events[1:], strict=False):
+    for before, after in pairwise(events):
         if after.before != before.after:
             yield f"{after.subject_id}: event {after.id} starts at {after.before}, after {before.after}"
             continue
@@ -175,16 +176,15 @@ def wrong_rows(tx: Transaction, job: TrainingJob, *, num_rows: int) -> Iterator[
 
 
 def lineage_of(lines: Sequence[TraceLine], *, step: int) -> tuple[list[TraceLine], list[str]]:
-    """The steps that made the weights of a step, from the last attempt back to step 1, and what is missing."""
+    """The steps that made a step's weights, from the last attempt back to step 1, and what is missing."""
     taken: list[TraceLine] = []
     end = len(lines)
     while step > 0:
         saver = _saver(lines[:end], step=step)
         if saver is None:
             return taken, [f"no attempt is on record that took step {step}"]
-        mine = [
-            line for line in lines if line.attempt == saver.attempt and line.what == "taken" and line.step <= step
-        ]
+        own = [line for line in lines if line.attempt == saver.attempt and line.what == "taken"]
+        mine = [line for line in own if line.step <= step]
         if [line.step for line in mine] != list(range(saver.resumed_from_step + 1, step + 1)):
             steps = [line.step for line in mine]
             return taken, [f"{saver.attempt}, from step {saver.resumed_from_step}, took the steps {steps}"]

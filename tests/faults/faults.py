@@ -27,6 +27,7 @@ from tasks.testing import wait_for
 from tests.faults.stack import FaultStack, is_there, run_as_root
 from workers.contracts import QUEUES, TRAINING_QUEUES
 
+Strike = Callable[[FaultStack, random.Random], Iterator[None]]
 Apply = Callable[[FaultStack, random.Random], AbstractContextManager[None]]
 
 LOCK = """
@@ -41,7 +42,7 @@ FREE_BYTES = 200_000  # what a full disk has left: a line of a log, no checkpoin
 
 @dataclass(frozen=True)
 class Fault:
-    """`may_cost` names the problems that a job may be charged with for it; of anything else it is innocent."""
+    """`may_cost` names the problems that a job may be charged with for it, and no others."""
 
     name: str
     apply: Apply
@@ -60,7 +61,7 @@ def kill_pool_child(stack: FaultStack, random: random.Random) -> Iterator[None]:
     yield
 
 
-def kill_part(name: str, *, number: int = signal.SIGKILL) -> Callable[..., Iterator[None]]:
+def kill_part(name: str, *, number: int = signal.SIGKILL) -> Strike:
     def strike(stack: FaultStack, random: random.Random) -> Iterator[None]:
         del random
         part = stack.part(name)
@@ -270,7 +271,11 @@ def take_all(redis: Redis, *, queue: str) -> list[bytes]:
 
 
 def _fault(
-    name: str, strike: Callable[..., Iterator[None]], *, may_cost: tuple[str, ...] = (), flavour: str = "plain"
+    name: str,
+    strike: Strike,
+    *,
+    may_cost: tuple[str, ...] = (),
+    flavour: str = "plain",
 ) -> Fault:
     return Fault(name, contextlib.contextmanager(strike), frozenset(may_cost), flavour)
 

@@ -56,7 +56,7 @@ MODELS_MEGABYTES = 400
 
 @dataclass
 class FaultStack:
-    """One stack in a home of its own. `flavour` is plain, clock (its clock can jump) or disk (it can fill)."""
+    """One stack in a home of its own. Its flavour: plain, clock (can jump) or disk (can fill)."""
 
     home: Path
     flavour: str = "plain"

@@ -20,7 +20,8 @@ from tests.faults.stack import FaultStack
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(420)]
 
-SEEDS = [int(os.environ["SEED"])] if os.environ.get("SEED") else range(1, int(os.environ.get("SEEDS") or 1) + 1)
+NUM_SEEDS = int(os.environ.get("SEEDS") or 1)
+SEEDS = [int(os.environ["SEED"])] if os.environ.get("SEED") else list(range(1, NUM_SEEDS + 1))
 # Two jobs need about as long; a fault of every seed strikes within it.
 WINDOW_SECONDS = 11.0
 FLAVOURS = ("plain", "clock", "disk")
@@ -99,10 +100,9 @@ def strike(stack: FaultStack, *, fault: Fault, seed: int) -> list[str]:
         found = checker.check(tx, submitted=submitted, earlier=stack.submitted, may_cost=fault.may_cost)
     stack.submitted += submitted
     after = [describe(stack, one) for one in submitted]
-    took = time.monotonic() - began
+    print(f"{fault.name} seed {seed}: {before} -> {after}")
     print(
-        f"{fault.name} seed {seed}: struck after {moment:.1f} s for {struck_seconds:.1f} s, over after {took:.1f} s;"
-        f" {before} -> {after}"
+        f"struck after {moment:.1f} s for {struck_seconds:.1f} s, over after {time.monotonic() - began:.1f} s"
     )
     if not found and not unsettled:
         stack.forget(submitted)

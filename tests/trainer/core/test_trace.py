@@ -36,7 +36,7 @@ def test_a_resumed_run_is_another_attempt_that_says_where_it_went_on(
     engine(control=ScriptedControl(after_steps=2)).run_job(config)
     engine().run_job(config)
     lines = read_trace(config.output.checkpoints_dir)
-    assert [line.step for line in lines if line.resumed_from_step == 2 and line.rows][0] == 3
+    assert next(line.step for line in lines if line.resumed_from_step == 2 and line.rows) == 3
     assert len({line.attempt for line in lines}) == 2
 
 
