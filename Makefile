@@ -2,7 +2,7 @@
 # TORCH=cpu|cuda chooses the build of PyTorch (auto: CPU unless an NVIDIA driver is found). PYTHON=... names the interpreter.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit lint format bench clean
+.PHONY: help install demo test faults test-unit lint format bench clean
 
 BIN := .venv/bin
 
@@ -20,7 +20,14 @@ test:  ## Install what the tests need and run all of them
 	@scripts/system-packages.sh
 	@$(BIN)/python -m pytest tests -m "not integration and not model" -q -n auto
 	@$(BIN)/python -m pytest tests -m model -q -n auto
-	@$(BIN)/python -m pytest tests -m integration -q --durations 10
+	@$(BIN)/python -m pytest tests -m "integration and not faults" -q --durations 10
+	@SEEDS=1 $(BIN)/python -m pytest tests/faults -m faults -q -n 2
+
+SEEDS ?= 20
+faults:  ## Throw every fault at a real stack with SEEDS seeds; FAULT=name SEED=n for one of them
+	@scripts/install.sh dev
+	@scripts/system-packages.sh
+	@SEEDS=$(SEEDS) SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m faults -q -rA -n 2 $(if $(FAULT),-k $(FAULT)-)
 
 test-unit:  ## Run the unit tests only, in under 20 seconds
 	@scripts/install.sh dev

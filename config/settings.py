@@ -58,6 +58,7 @@ class TrainingSettings(Section):
     num_checkpoints: int = Field(default=2, ge=1, description="a job, the last one included")
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict, description="defaults of every job")
     report_every_seconds: float = Field(default=1.0, gt=0, le=10)
+    record_rows: bool = Field(default=False, description="trace which rows each step learnt from")
     # Shorter loses jobs to a slow disk; longer leaves a dead host's job lying (design, section 6).
     lease_seconds: float = Field(default=60.0, ge=3)
     heartbeat_seconds: float = Field(default=10.0, gt=0, description="six chances to renew a lease")

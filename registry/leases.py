@@ -6,10 +6,13 @@ is checked against it, so a process that slept past its lease does no harm when 
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from registry.records import Lease
 from registry.store import Transaction
+
+# Not the moment itself: on a host whose clock is set back a lease would be held again that nobody holds.
+GIVEN_BACK_AT = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def acquire(tx: Transaction, *, resource: str, holder: str, seconds: float) -> Lease | None:
@@ -41,7 +44,7 @@ def release(tx: Transaction, lease: Lease) -> None:
     """Give the lease back; nothing happens where it is another's by now."""
     held = tx.seek(Lease, lease.id)
     if held is not None and held.token == lease.token:
-        tx.update(held, expires_at=tx.now)
+        tx.update(held, expires_at=GIVEN_BACK_AT)
 
 
 def is_held(tx: Transaction, *, resource: str) -> bool:

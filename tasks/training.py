@@ -37,7 +37,6 @@ def train(request: JobBell, context: Context) -> None:
         if run is None:
             log.info("%s: nothing may run here now; what waits is rung again", request.job_id)
             return
-        queue_folders.refresh(context.registry, settings=context.settings)
         run.run()
     announce(context)
     queue_folders.refresh(context.registry, settings=context.settings)
@@ -55,6 +54,7 @@ def _claim(context: Context) -> TrainingRun | None:
         settings=context.settings,
         actor=context.actor,
         should_stop=is_stopping,
+        on_start=lambda: queue_folders.refresh(context.registry, settings=context.settings),
         on_checkpoint=lambda: announce(context),
         take_signals=lambda: signals.obey(context),
     )

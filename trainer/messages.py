@@ -26,6 +26,7 @@ class TrainingResult(Record):
     state: EndState
     num_steps: int = Field(ge=1)
     step: int = Field(ge=0)
+    epoch: float = Field(ge=0)
     num_tokens: int = Field(ge=0)
     num_unused_rows: int = Field(ge=0, description="rows that no step has used")
     final_checkpoint: str | None

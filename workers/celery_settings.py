@@ -41,8 +41,9 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         **_delivery(),
         **_connections(),
         "beat_schedule": beat_schedule(settings),
-        # The schedule is this table; nothing is kept that a restart could find out of date.
-        "beat_schedule_filename": str(settings.paths.run / "beat-schedule"),
+        # The schedule is this table; nothing is kept that a restart could find out of date, and a host's
+        # clock that is set back silences no loop.
+        "beat_scheduler": "workers.beat:SteadyScheduler",
         "worker_send_task_events": True,  # Flower shows what runs
         "task_send_sent_event": True,
         "worker_hijack_root_logger": True,
@@ -96,6 +97,8 @@ def _connections() -> dict[str, Any]:
         "redis_backend_health_check_interval": 10,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # Redis may be away for hours; no worker gives up
+        # A Redis without memory refuses commands: that ends no worker either, it asks again.
+        "broker_channel_error_retry": True,
         # Redis going away must not kill a training run: its truth is in the registry.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.3},

@@ -50,7 +50,7 @@ def refuse(path: Path, *, settings: Settings, reason: str) -> Path:
 def _complete_files(directory: Path, *, settings: Settings, now_seconds: float) -> list[Path]:
     if not directory.is_dir():
         return []
-    settled = now_seconds - settings.schedule.inbox_settle_seconds
+    settle = settings.schedule.inbox_settle_seconds
     return sorted(
         path
         for path in directory.iterdir()
@@ -58,5 +58,6 @@ def _complete_files(directory: Path, *, settings: Settings, now_seconds: float) 
         and not path.name.startswith(".")
         and path.is_file()
         and not path.is_symlink()
-        and path.stat().st_mtime <= settled
+        # On a host whose clock was set back, a file seems to be written in times to come.
+        and abs(now_seconds - path.stat().st_mtime) >= settle
     )

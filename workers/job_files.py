@@ -40,6 +40,8 @@ def job_config(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settin
             num_checkpoints=training.num_checkpoints,
         ),
         environment=EnvironmentConfig(device=training.device, num_threads=training.num_threads),
-        monitoring=MonitoringConfig(report_every_seconds=training.report_every_seconds),
+        monitoring=MonitoringConfig(
+            report_every_seconds=training.report_every_seconds, record_rows=training.record_rows
+        ),
         resume=True,
     )

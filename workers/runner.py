@@ -43,6 +43,7 @@ class TrainingRun:
     actor: str
     should_stop: Callable[[], bool]
     on_checkpoint: Callable[[], None]
+    on_start: Callable[[], object] = lambda: None
     take_signals: Callable[[], object] = lambda: None
     command_seconds: float = COMMAND_SECONDS
     start_child: Callable[..., Child] = TrainerChild
@@ -64,6 +65,7 @@ class TrainingRun:
         log_file = self.settings.paths.logs / "jobs" / f"{self.job.id}.log"
         child = self.start_child(job_file, log_file=log_file)
         try:
+            self.on_start()
             self._follow(child)
             return self._end(child)
         except StaleWrite as error:
@@ -103,8 +105,16 @@ class TrainingRun:
             self._record_checkpoint(message)
         elif isinstance(message, Finished):
             self._finished = message
+            self._catch_up(message)
         elif isinstance(message, Failed):
             self._failed = message
+
+    def _catch_up(self, finished: Finished) -> None:
+        """The last report may be older than the end: a resumed run may have had no step left to take."""
+        result = finished.result
+        if self._progress is None or self._progress.step != result.step:
+            fields = result.model_dump(include=set(JobProgress.model_fields) - {"tokens_per_second"})
+            self._progress = JobProgress.model_validate({**fields, "reported_at": self.registry.clock()})
 
     def _keep_lease(self, child: Child) -> None:
         waited = time.monotonic() - self._renewed

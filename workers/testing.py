@@ -84,6 +84,7 @@ def finished(state: str = "finished", *, step: int = 10, num_steps: int = 10) ->
             "state": state,
             "num_steps": num_steps,
             "step": step,
+            "epoch": step / num_steps,
             "num_tokens": 1000,
             "num_unused_rows": num_steps - step,
             "final_checkpoint": None,

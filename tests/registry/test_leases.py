@@ -37,6 +37,17 @@ def test_renewal_keeps_it(registry: Registry, clock: ManualClock) -> None:
     assert take(registry, holder="second") is None
 
 
+def test_a_lease_that_was_given_back_is_free_also_after_the_clock_was_set_back(
+    registry: Registry, clock: ManualClock
+) -> None:
+    first = take(registry, holder="first")
+    assert first is not None
+    with registry.transaction() as tx:
+        leases.release(tx, first)
+    clock.advance(-3600)
+    assert take(registry, holder="second") is not None
+
+
 def test_a_holder_that_slept_past_its_lease_cannot_renew_it(registry: Registry, clock: ManualClock) -> None:
     lease = take(registry, holder="first")
     assert lease is not None

@@ -24,6 +24,7 @@ RESULT = TrainingResult(
     state="finished",
     num_steps=3,
     step=3,
+    epoch=1.0,
     num_tokens=9,
     num_unused_rows=0,
     final_checkpoint="/c",

@@ -35,6 +35,7 @@ RESULT = TrainingResult(
     state="stopped",
     num_steps=9,
     step=2,
+    epoch=0.5,
     num_tokens=9,
     num_unused_rows=0,
     final_checkpoint=None,

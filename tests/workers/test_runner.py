@@ -66,6 +66,16 @@ def test_a_run_that_ends_well_succeeds_with_its_checkpoints(
     assert steps == [5, 10]
 
 
+def test_a_resumed_run_that_had_no_step_left_to_take_succeeds_with_its_true_progress(
+    registry: Registry, start: Start, tmp_path: Path
+) -> None:
+    start(FakeChild([saved(10, path=tmp_path, is_final=True), finished()])).run()
+    job = job_of(registry)
+    assert job.state is JobState.SUCCEEDED
+    assert job.progress is not None
+    assert (job.progress.step, job.progress.num_steps, job.progress.num_unused_rows) == (10, 10, 0)
+
+
 @pytest.mark.parametrize("kind", ["data", "config"])
 def test_data_that_cannot_be_trained_on_is_rejected_and_not_tried_again(
     registry: Registry, start: Start, kind: FailureKind

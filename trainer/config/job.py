@@ -57,9 +57,10 @@ class EnvironmentConfig(Record):
 
 
 class MonitoringConfig(Record):
-    """How often the run is reported."""
+    """How often the run is reported, and whether it is traced."""
 
     report_every_seconds: float = Field(default=1.0, ge=0, description="0 reports every step")
+    record_rows: bool = Field(default=False, description="write each step's row numbers to rows.jsonl")
 
 
 class JobConfig(Record):

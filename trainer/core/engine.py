@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from registry.errors import DatasetError
+from registry.ids import new_id
 from trainer.clock import Clock, SystemClock
 from trainer.config.job import JobConfig
 from trainer.control import Control, FlagControl, Request
@@ -25,6 +26,7 @@ from trainer.core.report import Reporter
 from trainer.core.run import Run, run_digest
 from trainer.core.runtime import choose_device, choose_dtype, reproducible
 from trainer.core.step import StepRunner
+from trainer.core.trace import RowTrace
 from trainer.errors import ConfigError, DataError
 from trainer.messages import (
     CheckpointSaved,
@@ -85,6 +87,10 @@ class TrainerEngine:
         run = _make_run(config, inputs=inputs, model=model, device=device, warn=self._warn)
         if found is not None:
             run.restore(found)
+        if config.monitoring.record_rows:
+            run.trace = RowTrace(
+                config.output.checkpoints_dir, attempt=new_id("attempt"), resumed_from_step=run.step
+            )
         self._emit(
             Started(
                 num_rows=inputs.dataset.num_rows,

@@ -46,6 +46,7 @@ class Reporter:
             state=state,
             num_steps=run.plan.num_steps,
             step=run.step,
+            epoch=run.step / run.plan.steps_per_epoch,
             num_tokens=run.num_tokens,
             num_unused_rows=run.num_unused_rows,
             final_checkpoint=None if run.saved is None else str(run.saved.path),

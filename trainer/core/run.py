@@ -28,6 +28,7 @@ from trainer.core.models import has_finite_weights
 from trainer.core.optimizer import learning_rate_at, optimizer_tensors, restore_optimizer
 from trainer.core.runtime import random_state, set_random_state
 from trainer.core.step import StepOutcome, StepRunner
+from trainer.core.trace import RowTrace
 from trainer.errors import Diverged, ModelError
 
 RECENT_STEPS = 50
@@ -84,6 +85,7 @@ class Run:
     loss_sum: float = 0.0
     recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     saved: Checkpoint | None = None
+    trace: RowTrace | None = None
 
     def __post_init__(self) -> None:
         """Nothing is used yet."""
@@ -136,6 +138,9 @@ class Run:
         self.num_answers += outcome.num_answers
         self.loss_sum += outcome.loss_sum
         self.recent.append((outcome.loss_sum, outcome.num_answers))
+        if self.trace is not None:
+            rows = self.dataset.row_numbers[self.plan.batch(self.step - 1)]
+            self.trace.taken(self.step, rows=tuple(rows.tolist()))
         return outcome
 
     def save(self, *, created_at: datetime) -> Checkpoint:
@@ -161,6 +166,8 @@ class Run:
                 "created_at": created_at,
             },
         )
+        if self.trace is not None:
+            self.trace.saved(self.step)
         return self.saved
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 from celery import Celery
+from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -39,7 +40,7 @@ def stack_parts(settings: Settings, *, celery: Celery) -> list[Part]:
         worker_part(settings, celery=celery, name="control", queues=(CONTROL,), num_processes=2),
         worker_part(settings, celery=celery, name="intelligence", queues=(EVALUATION, INTELLIGENCE)),
         server_part(settings),
-        _celery_part("beat", "--schedule", str(settings.paths.run / "beat-schedule"), "--pidfile="),
+        _celery_part("beat", "--pidfile="),
         flower_part(settings),
         worker_part(settings, celery=celery, name="train", queues=settings.training.queues),
     ]
@@ -120,7 +121,10 @@ def _answers_ping(url: str) -> bool:
 
 
 def _worker_answers(celery: Celery, *, name: str) -> bool:
-    answers = celery.control.ping(timeout=CHECK_SECONDS) or []
+    try:
+        answers = celery.control.ping(timeout=CHECK_SECONDS) or []
+    except (OperationalError, RedisError, OSError):
+        return False  # Redis is away or refuses: whoever asks must not fall with it
     return any(host.split("@")[0] == name for answer in answers for host in answer)
 
 

@@ -1,0 +1,42 @@
+"""How a part shows that it is up, also while the part that it is asked through is in trouble."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import OutOfMemoryError
+
+from config.settings import Settings
+from workers.stack.parts import worker_part
+
+
+class Control:
+    """Answers a ping, or raises."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def ping(self, *, timeout: float) -> Any:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+def is_ready(settings: Settings, answer: Any) -> bool:
+    celery = Celery("parts", set_as_current=False)
+    celery.__dict__["control"] = Control(answer)
+    return worker_part(settings, celery=celery, name="train", queues=("high",)).is_ready()
+
+
+def test_a_worker_is_up_once_it_answers_by_its_own_name(settings: Settings) -> None:
+    assert is_ready(settings, [{"control@host": {"ok": "pong"}}, {"train@host": {"ok": "pong"}}])
+    assert not is_ready(settings, [{"control@host": {"ok": "pong"}}])
+    assert not is_ready(settings, None)
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError(), OperationalError(), ConnectionResetError()])
+def test_a_redis_in_trouble_does_not_bring_the_supervisor_down(settings: Settings, error: Exception) -> None:
+    assert not is_ready(settings, error)
