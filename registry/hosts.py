@@ -59,6 +59,19 @@ def waits_for(tx: Transaction, *, name: str) -> str:
     return "" if host is None else host.waits_for
 
 
+def standstill(tx: Transaction) -> str:
+    """Why no training host begins anything; empty while one may, or where none was seen yet."""
+    reasons = []
+    for host in tx.find(Host):
+        if "train" not in host.roles:
+            continue
+        reason = obstacle(tx, name=host.id) or host.waits_for
+        if not reason:
+            return ""
+        reasons.append(reason)
+    return "; ".join(reasons)
+
+
 def note_obstacle(tx: Transaction, *, name: str, obstacle: str, actor: str) -> Host:
     """Keep what a host waits for, or that it waits no more."""
     host = saw(tx, name=name, role="train")

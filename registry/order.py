@@ -51,6 +51,13 @@ def obstacle(tx: Transaction, job: TrainingJob, *, rules: QueueRules, num_runnin
     """Why a queued job may not run yet; empty where it may."""
     if job.not_before_at is not None and job.not_before_at > tx.now:
         return f"not before {job.not_before_at:%Y-%m-%d %H:%M:%S} UTC"
+    return lasting_obstacle(tx, job, rules=rules, num_running=num_running)
+
+
+def lasting_obstacle(
+    tx: Transaction, job: TrainingJob, *, rules: QueueRules, num_running: Mapping[str, int]
+) -> str:
+    """The same without its time: what nobody can say when it will end."""
     for job_id in job.after:
         before = tx.seek(TrainingJob, job_id)
         if before is None or before.state not in GOOD_ENDS:

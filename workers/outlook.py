@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from registry import order, queue
+from registry import hosts, order, queue
 from registry.history import num_epochs, past_runs
 from registry.order import QueueRules
 from registry.records import Dataset, TrainingJob
@@ -56,7 +57,13 @@ def look_ahead(tx: Transaction, *, rules: QueueRules | None = None) -> Outlook:
     waiting, running = queue.waiting(tx, rules=rules), queue.running(tx)
     pace = pace_of(past_runs(tx, limit=MAX_PAST_JOBS)) if waiting or running else None
     num_rows = _num_rows(tx, jobs=waiting)
-    queued = [_waiting_job(tx, job, num_rows=num_rows.get(job.dataset_id, 0)) for job in waiting]
+    num_running = order.num_running_by_queue(tx)
+    obstacle = partial(order.lasting_obstacle, tx, rules=rules or QueueRules(), num_running=num_running)
+    standstill = hosts.standstill(tx)
+    queued = [
+        _waiting_job(tx, job, num_rows=num_rows.get(job.dataset_id, 0), obstacle=obstacle(job) or standstill)
+        for job in waiting
+    ]
     spans = [span_left(job, pace=pace) for job in running]
     return Outlook(waiting, running, pace, starts(queued, running=spans, pace=pace))
 
@@ -75,7 +82,7 @@ def span_left(job: TrainingJob, *, pace: Pace | None) -> Span | None:
     )
 
 
-def _waiting_job(tx: Transaction, job: TrainingJob, *, num_rows: int) -> WaitingJob:
+def _waiting_job(tx: Transaction, job: TrainingJob, *, num_rows: int, obstacle: str) -> WaitingJob:
     progress = job.progress
     share_left = 1.0 if progress is None else 1.0 - min(1.0, progress.step / progress.num_steps)
     held = 0.0 if job.not_before_at is None else (job.not_before_at - tx.now).total_seconds()
@@ -83,16 +90,8 @@ def _waiting_job(tx: Transaction, job: TrainingJob, *, num_rows: int) -> Waiting
         id=job.id,
         num_rows=num_rows * num_epochs(job) * share_left,
         seconds_held=max(0.0, held),
-        obstacle=_awaited(tx, job),
+        obstacle=obstacle,
     )
-
-
-def _awaited(tx: Transaction, job: TrainingJob) -> str:
-    for job_id in job.after:
-        before = tx.seek(TrainingJob, job_id)
-        if before is None or before.state not in order.GOOD_ENDS:
-            return f"after {job_id} ({before.state if before else 'unknown'})"
-    return ""
 
 
 def _num_rows(tx: Transaction, *, jobs: Sequence[TrainingJob]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from config.settings import Settings
-from registry import lineage, queue
+from registry import hosts, lineage, queue
 from registry.files import write_json
 from registry.records import Deployment, Lease, TrainingJob, Verdict
 from registry.states import JobState, Outcome
@@ -93,7 +93,9 @@ def current_training_status(tx: Transaction) -> TrainingStatus:
         return training_status(job, now=tx.now, is_alive=age is not None and age < CRASHED_AFTER_SECONDS)
     waiting = queue.waiting(tx)
     crashed = next((job for job in waiting if job.problems), None)
-    return training_status(crashed, now=tx.now)
+    status = training_status(crashed, now=tx.now)
+    held = hosts.standstill(tx)
+    return status.changed(reason=held) if held and status.status == "idle" else status
 
 
 def last_deployment(tx: Transaction) -> LastDeployment | None:

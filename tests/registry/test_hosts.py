@@ -67,3 +67,18 @@ def test_a_host_that_pauses_after_a_job_works_on_until_that_job_is_done(
 def test_a_host_that_nobody_saw_is_refused_with_those_that_were(two_hosts: Registry) -> None:
     with two_hosts.transaction() as tx, pytest.raises(NotFound, match="'bgi'.*Hosts are: big, small"):
         hosts.drain(tx, name="bgi", actor="me")
+
+
+def test_training_stands_still_only_if_every_training_host_is_held(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        assert hosts.standstill(tx) == ""
+        hosts.saw(tx, name="big", role="train")
+        hosts.saw(tx, name="eyes", role="intelligence")
+        hosts.note_obstacle(tx, name="big", obstacle="job-a waits: gpu-0 is held.", actor="big:1")
+        assert hosts.standstill(tx) == "job-a waits: gpu-0 is held."
+        hosts.saw(tx, name="small", role="train")
+        assert hosts.standstill(tx) == ""
+        hosts.drain(tx, name="small", actor="me")
+        assert hosts.standstill(tx).startswith("job-a waits: gpu-0 is held.; small is drained")
+        hosts.note_obstacle(tx, name="big", obstacle="", actor="big:1")
+        assert hosts.standstill(tx) == ""
