@@ -223,13 +223,13 @@ def wake(frozen: list[psutil.Process], *, random: random.Random) -> None:
 
 
 def catch_trainer(stack: FaultStack, *, random: random.Random) -> psutil.Process | None:
-    """A trainer, at a random moment of the first seconds of its life; None where all jobs had ended."""
-    for _ in range(3):
-        trainer = stack.wait_for_trainer()
-        time.sleep(random.uniform(0, 4))
-        if trainer is None or is_there(trainer):
-            return trainer
-    return None
+    """The trainer of this moment, or of a random one soon; None where all jobs had ended."""
+    trainers = stack.trainers()
+    if trainers:
+        return trainers[-1]
+    trainer = stack.wait_for_trainer()
+    time.sleep(random.uniform(0, 4))
+    return trainer if trainer is not None and is_there(trainer) else None
 
 
 def token_of(stack: FaultStack, job_id: str) -> int:

@@ -31,6 +31,7 @@ from tasks.testing import fresh_environment, left_behind, wait_for
 from tests.faults import checker
 from tests.faults.checker import Submitted
 from tests.faults.supervise import PARTS
+from trainer.core.trace import read_trace
 from workers.app import TandemCelery
 from workers.celery_settings import celery_settings
 from workers.imports import import_model
@@ -124,6 +125,12 @@ class FaultStack:
         """The job of a file, where it became one."""
         with self.reading() as tx:
             return checker.job_of(tx, submitted)
+
+    def num_steps_taken(self, submitted: Submitted) -> int:
+        """The newest step in the trace of a file's job; 0 where it has not begun."""
+        job = self.job(submitted)
+        lines = [] if job is None else read_trace(self.settings.paths.checkpoints / job.id)
+        return lines[-1].step if lines else 0
 
     def running(self) -> TrainingJob | None:
         """The job that trains now, or None."""

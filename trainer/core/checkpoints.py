@@ -9,6 +9,7 @@ sealed by its manifest and then renamed.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -80,10 +81,12 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Write `directory/step-…`; `manifest` are the manifest's fields that files do not tell.
 
+    A good checkpoint of this step that stands there already stays and is given back: a trainer that was
+    frozen until another took its place must neither remove what that one announced nor touch its half.
     Raises `DiskFull`; then nothing is left of it.
     """
     final = checkpoint_path(directory, step=state.step)
-    temporary = final.with_name(f".{final.name}.tmp")
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     with _cleaned_up(temporary):
         temporary.mkdir(parents=True)
         save_model(model, tokenizer=tokenizer, directory=temporary, dtype=dtype)
@@ -92,11 +95,23 @@ def save_checkpoint(
         files = list_files(temporary)
         sealed = Manifest(files=files, weights_sha256=weights_sha256(files), step=state.step, **manifest)
         write_manifest(temporary, manifest=sealed)
-        if final.exists():  # only one that did not verify: the engine goes on from any other
+        standing = _standing(final, run_digest=state.run_digest)
+        if standing is not None:
+            shutil.rmtree(temporary)
+            return standing
+        if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
         sync_directory(directory)
     return Checkpoint(path=final, manifest=sealed, state=state)
+
+
+def _standing(path: Path, *, run_digest: str) -> Checkpoint | None:
+    try:
+        found = read_checkpoint(path)
+    except ManifestError:
+        return None
+    return found if found.state.run_digest == run_digest else None
 
 
 def latest_valid(directory: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:

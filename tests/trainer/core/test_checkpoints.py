@@ -187,6 +187,23 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(save: Save, 
     assert latest_valid(directory) == (again, ())
 
 
+def test_a_good_checkpoint_that_another_attempt_announced_stays(save: Save, directory: Path) -> None:
+    announced = save(1)
+    inode = announced.path.stat().st_ino
+    assert save(1) == announced
+    assert announced.path.stat().st_ino == inode
+    assert [path.name for path in directory.iterdir()] == ["step-00000001"]
+
+
+def test_two_processes_never_write_into_one_half_made_directory(save: Save, directory: Path) -> None:
+    half = directory / ".step-00000001.99999.tmp"
+    half.mkdir(parents=True)
+    save(1)
+    assert half.exists()
+    prepare_directory(directory)
+    assert not half.exists()
+
+
 @pytest.mark.parametrize(
     "error",
     [
