@@ -2,7 +2,7 @@
 # TORCH=cpu|cuda chooses the build of PyTorch (auto: CPU unless an NVIDIA driver is found). PYTHON=... names the interpreter.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults test-unit lint format bench clean
+.PHONY: help install demo test faults fuzz test-unit lint format bench clean
 
 BIN := .venv/bin
 
@@ -28,6 +28,11 @@ faults:  ## Throw every fault at a real stack with SEEDS seeds; FAULT=name SEED=
 	@scripts/install.sh dev
 	@scripts/system-packages.sh
 	@SEEDS=$(SEEDS) SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m faults -q -rA -n 2 $(if $(FAULT),-k $(FAULT)-)
+
+CASES ?= 5000
+fuzz:  ## Throw CASES requests at the four doors
+	@scripts/install.sh dev
+	@CASES=$(CASES) $(BIN)/python -m pytest tests/fuzz -m fuzz -q -n 2
 
 test-unit:  ## Run the unit tests only, in under 20 seconds
 	@scripts/install.sh dev

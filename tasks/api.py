@@ -23,18 +23,9 @@ from redis.exceptions import RedisError
 from config.settings import Settings, load_settings
 from registry.errors import TandemError
 from registry.messages import (
-    CheckpointImport,
     CommandedJob,
-    DeploymentRequest,
-    Drain,
     DrainedHost,
-    JobCommand,
-    Move,
-    RollbackRequest,
     SubmittedJob,
-    SuiteBuild,
-    TrainingSubmission,
-    Undrain,
 )
 from registry.records import Checkpoint, Deployment, Host, Record, Suite, TrainingJob
 from registry.status_files import SystemStatus
@@ -115,7 +106,8 @@ class JobHandle:
 
     def move(self, *, before: str | None = None, to_end: bool = False) -> TrainingJob:
         """To the front of its queue, before another job of it, or to the end."""
-        request = Move(job_id=self.id, before_id=before, to_end=to_end)
+        fields = {"job_id": self.id, "before_id": before, "to_end": to_end}
+        request = parse_request("training.move", fields=fields)
         return ask(self.context, "training.move", request=request, answer=CommandedJob).job
 
     def skip(self) -> bool:
@@ -127,7 +119,7 @@ class JobHandle:
         return self._command("cancel")
 
     def _command(self, name: str) -> bool:
-        request = JobCommand(job_id=self.id)
+        request = parse_request(f"training.{name}", fields={"job_id": self.id})
         return ask(self.context, f"training.{name}", request=request, answer=CommandedJob).is_in_effect
 
 
@@ -166,9 +158,7 @@ class Tandem:
             "after": tuple(after),
             "submitted_by": submitted_by,
         }
-        request = TrainingSubmission.model_validate(
-            parse_request("training.submit", fields=fields).model_dump()
-        )
+        request = parse_request("training.submit", fields=fields)
         submitted = ask(self.context, "training.submit", request=request, answer=SubmittedJob)
         return JobHandle(id=submitted.job.id, is_new=submitted.is_new, context=self.context)
 
@@ -181,32 +171,35 @@ class Tandem:
     def import_checkpoint(self, path: str | Path, *, as_base: bool = False, note: str = "") -> Checkpoint:
         """Register a model directory as a candidate, or as the base model."""
         origin = "base" if as_base else "imported"
-        request = CheckpointImport(path=_absolute(path), origin=origin, note=note)
+        fields = {"path": _absolute(path), "origin": origin, "note": note}
+        request = parse_request("checkpoint.import", fields=fields)
         return ask(self.context, "checkpoint.import", request=request, answer=Checkpoint)
 
     def build_suite(self, path: str | Path, *, name: str = "validation") -> Suite:
         """Make a JSONL file the active validation suite."""
-        request = SuiteBuild(path=_absolute(path), name=name)
+        request = parse_request("suite.build", fields={"path": _absolute(path), "name": name})
         return ask(self.context, "suite.build", request=request, answer=Suite)
 
     def deploy(self, checkpoint_id: str | None = None) -> Deployment:
         """Serve the best-ranked checkpoint, or the named one."""
-        request = DeploymentRequest(checkpoint_id=checkpoint_id)
+        request = parse_request("deployment.sync_best", fields={"checkpoint_id": checkpoint_id})
         return ask(self.context, "deployment.sync_best", request=request, answer=Deployment)
 
     def rollback(self, release_id: str | None = None, *, reason: str = "asked for") -> Deployment:
         """Serve the release before, or the named one."""
-        request = RollbackRequest(release_id=release_id, reason=reason)
+        fields = {"release_id": release_id, "reason": reason}
+        request = parse_request("deployment.rollback", fields=fields)
         return ask(self.context, "deployment.rollback", request=request, answer=Deployment)
 
     def drain(self, host: str | None = None, *, after_job: str | None = None) -> DrainedHost:
         """Let a host finish what it has and take nothing new; at once, or when a job is done."""
-        request = Drain(host=host or self._only_host(), after_job_id=after_job)
+        fields = {"host": host or self._only_host(), "after_job_id": after_job}
+        request = parse_request("host.drain", fields=fields)
         return ask(self.context, "host.drain", request=request, answer=DrainedHost)
 
     def undrain(self, host: str | None = None) -> DrainedHost:
         """Let a host take work again."""
-        request = Undrain(host=host or self._only_host())
+        request = parse_request("host.undrain", fields={"host": host or self._only_host()})
         return ask(self.context, "host.undrain", request=request, answer=DrainedHost)
 
     def _only_host(self) -> str:
@@ -247,4 +240,7 @@ def ask(context: Context, task: str, *, request: Record, answer: type[R]) -> R:
 
 def _absolute(path: str | Path) -> str:
     """A path that means the same file to the worker, whichever directory it runs in."""
-    return str(Path(path).expanduser().absolute())
+    try:
+        return str(Path(path).expanduser().absolute())
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise RequestError(f"{path!r:.80} is no path: {error}.", remedy="Name a file.") from None
