@@ -21,11 +21,14 @@ from registry.errors import RegistryUnavailable, StaleWrite
 from registry.records import Lease, Record
 from registry.store import Registry
 from workers.app import app
+from workers.backoff import Backoff
 from workers.errors import BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
-DELIVERY_WAITS_SECONDS = (1, 2, 5, 10, 20, *([30] * 118))
+# An answer that cost work is offered for an hour or so.
+DELIVERY = Backoff(first_seconds=1, cap_seconds=60)
+MAX_DELIVERIES = 80
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,12 @@ class Context:
 
     def deliver(self, message: Message, *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Publish an answer that cost work: keep trying while Redis is away, for an hour at most."""
-        for wait_seconds in DELIVERY_WAITS_SECONDS:
+        for num_failures in range(1, MAX_DELIVERIES):
             try:
                 self.send(message)
             except BrokerUnavailable as error:
-                log.warning("%s waits %s s for Redis: %s", message.task, wait_seconds, error)
+                wait_seconds = DELIVERY.wait_seconds(num_failures=num_failures)
+                log.warning("%s waits %.0f s for Redis: %s", message.task, wait_seconds, error)
                 sleep(wait_seconds)
             else:
                 return

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from config.settings import Settings
@@ -22,7 +23,7 @@ from registry.states import CheckpointState, Command, JobState
 from registry.store import Registry
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress
 from workers.child import Child, TrainerChild
-from workers.failures import policy_for
+from workers.failures import Policy, policy_for
 from workers.job_files import write_job_file
 from workers.projections import write_training_status
 
@@ -242,8 +243,14 @@ class TrainingRun:
                     can_retry=policy.can_retry,
                     actor=self.actor,
                     lease=self.lease,
+                    not_before_at=self._not_before(policy, now=tx.now),
                 )
         return self.job
+
+    def _not_before(self, policy: Policy, *, now: datetime) -> datetime | None:
+        if policy.backoff is None:
+            return None
+        return now + timedelta(seconds=policy.backoff.wait_seconds(num_failures=self.job.attempts + 1))
 
     def _write_status(self) -> None:
         job = self.job.changed(progress=self._progress or self.job.progress)

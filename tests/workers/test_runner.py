@@ -92,6 +92,16 @@ def test_what_a_retry_cannot_mend_fails_at_once(registry: Registry, start: Start
     assert job_of(registry).state is JobState.FAILED
 
 
+def test_what_needs_time_to_be_mended_is_tried_again_later(
+    registry: Registry, start: Start, clock: ManualClock
+) -> None:
+    start(FakeChild([progress(3), failed("disk")], return_code=7)).run()
+    job = job_of(registry)
+    assert job.state is JobState.QUEUED
+    assert job.not_before_at is not None
+    assert 10 <= (job.not_before_at - clock.now).total_seconds() <= 20
+
+
 def test_a_trainer_that_dies_without_a_word_is_tried_again_with_its_last_words_kept(
     registry: Registry, start: Start
 ) -> None:
