@@ -1,10 +1,12 @@
 """Steering a real stack: stop, files, places, start times, draining, retry."""
 
 import json
+import random
 import socket
 import time
 from itertools import pairwise
 
+import psutil
 import pytest
 
 from registry.records import Checkpoint, TrainingJob
@@ -138,14 +140,41 @@ def test_a_job_waits_for_its_time_and_for_the_job_before_it(stack: Stack, served
 
 
 def test_what_cannot_be_done_is_one_sentence(stack: Stack, served: Checkpoint) -> None:
+    stack.write_words("fine.jsonl", num_rows=60, skip=950)
     for arguments, words in [
         (("drain", "mars"), "No worker was ever seen on a host 'mars'"),
         (("job", "stop", "job-nowhere"), "There is no TrainingJob 'job-nowhere'"),
-        (("submit", "first.jsonl", "--at", "soon"), "--at 'soon' is no time"),
-        (("submit", "first.jsonl", "--force", "--after", "job-nowhere"), "job-nowhere"),
+        (("submit", "fine.jsonl", "--at", "soon"), "--at 'soon' is no time"),
+        (("submit", "fine.jsonl", "--force", "--after", "job-nowhere"), "job-nowhere"),
         (("queue", "move", "job-nowhere"), "job-nowhere"),
     ]:
         answered = stack.tandem(*arguments)
         assert answered.returncode in (1, 2)
         assert words in answered.stderr
         assert "Traceback" not in answered.stderr
+
+
+def test_a_trainer_killed_at_any_step_goes_on_to_the_very_same_weights(
+    stack: Stack, served: Checkpoint
+) -> None:
+    step = random.randrange(2, 60)
+    print(f"killed at step {step}")
+    options = {"hyperparameters": {**LONG, "num_epochs": 1}, "num_rows": 1200}
+    whole = submit(stack, "whole", skip=900, **options)
+    assert whole.wait(timeout_seconds=180).state is JobState.SUCCEEDED
+    killed = submit(stack, "whole", skip=900, force=True, **options)
+
+    def is_far_enough() -> bool:
+        progress = killed.row.progress
+        return progress is not None and progress.step >= step
+
+    wait_for(is_far_enough, seconds=90, message=f"step {step}")
+    for process in psutil.process_iter(["cmdline"]):
+        if killed.id in " ".join(process.info["cmdline"] or []):
+            process.kill()
+    row = killed.wait(timeout_seconds=180)
+    assert (row.state, row.attempts) == (JobState.SUCCEEDED, 1)
+    ids = [whole.row.final_checkpoint_id or "none", row.final_checkpoint_id or "none"]
+    with stack.registry.reading() as tx:
+        finals = [tx.get(Checkpoint, found) for found in ids]
+    assert finals[0].weights_sha256 == finals[1].weights_sha256
