@@ -257,7 +257,8 @@ def _make_engine(url: str, *, busy_timeout_ms: int) -> Engine:
     if not url.startswith("sqlite"):
         engine = create_engine(url, pool_pre_ping=True)
         keep_from_forks(engine)
-        event.listen(engine, "begin", partial(_begin_postgresql, lock_timeout_ms=busy_timeout_ms))
+        event.listen(engine, "connect", partial(_prepare_postgresql, lock_timeout_ms=busy_timeout_ms))
+        event.listen(engine, "begin", _begin_postgresql)
         return engine
     # Kept open: closing the last connection of a write-ahead log folds it in, which costs 20 ms each time.
     engine = create_engine(url, poolclass=QueuePool)
@@ -267,11 +268,15 @@ def _make_engine(url: str, *, busy_timeout_ms: int) -> Engine:
     return engine
 
 
-def _begin_postgresql(connection: Connection, *, lock_timeout_ms: int) -> None:
+def _prepare_postgresql(connection: Any, _record: Any, *, lock_timeout_ms: int) -> None:
+    connection.execute(f"SET lock_timeout = {lock_timeout_ms}")
+    connection.commit()
+
+
+def _begin_postgresql(connection: Connection) -> None:
     if connection.get_execution_options().get("tandem_read_only", False):
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         return
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
 
 
