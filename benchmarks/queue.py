@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ from benchmarks.support import bare, idle_trainer
 from benchmarks.support.told import URL, idle_list, started_list
 from config.settings import Settings, load_settings
 from registry.messages import TrainingSubmission
-from registry.records import Dataset
 from registry.schema import upgrade
 from registry.tables import events, jobs
 from registry.testing import START, make_checkpoint, make_dataset, make_job
@@ -169,10 +169,13 @@ def _fill(context: Context, *, num_finished: int) -> None:
     done = make_job(state="succeeded", finished_at=START, final_checkpoint_id="ckpt-old").model_dump(
         mode="json"
     )
-    times = dict.fromkeys(("submitted_at", "finished_at"), START)
     for first in range(0, num_finished, CHUNK):
         ids = [f"job-old-{number}" for number in range(first, min(first + CHUNK, num_finished))]
-        rows = [{**done, **times, "id": name, "dedupe_key": name} for name in ids]
+        rows = [
+            {**done, "id": name, "dedupe_key": name, "submitted_at": START}
+            | {"finished_at": START + timedelta(seconds=first + number)}
+            for number, name in enumerate(ids)
+        ]
         story = [
             {"at": START, "actor": "w", "kind": "TrainingJob", "subject_id": name, "before": None}
             | {"after": after, "reason": "", "data": {}}

@@ -52,7 +52,7 @@ def refresh(registry: Registry, *, settings: Settings) -> None:
 
 
 def write_status(directory: Path, *, name: str, status: BaseModel) -> None:
-    """Write one status file atomically; it comes from the registry again, so it need not survive a power cut."""
+    """Write one status file atomically; the registry gives it again after a power cut."""
     write_json(directory / f"{name}.json", value=status.model_dump(mode="json"), is_durable=False)
 
 
