@@ -1,18 +1,29 @@
-"""tandem's queue beside bare Celery, in the same run on the same Redis: enqueue rate and time to start.
+"""tandem's queue beside bare Celery, in the same run on the same Redis with the same Celery settings.
 
-A job of tandem is a row and a bell; it has started when its trainer would be spawned, after the claim under a
-lease and the job file. A job of bare Celery is a message; it has started at the first line of its task. For
-the time to start, jobs are submitted one at a time to an idle worker; for the rate, as fast as can be. The
-registry holds so many finished jobs beforehand. Blocks of the two alternate, so that a drift of the machine
-favours neither.
+A job of tandem goes the product's own way: the handler of `training.submit` (all of it but reading and
+copying the file) writes the row and rings; a real worker runs the handler of `training.run`, which asks for
+the device, claims under a lease, writes the job file, and has started when the trainer would be spawned. The
+trainer is replaced by one that finishes at once; its job is marked succeeded by the product's code. A job of
+bare Celery is a message; it has started at the first line of its task. Both workers are prefork with one
+process. Time runs from before the submission.
 
-    python -m benchmarks.queue [--jobs 1000] [--finished 0 10000 100000] [--databases sqlite postgresql]
+- paced: one job at a time to an idle worker. Blocks of the two alternate, so that a drift favours neither.
+- burst: as fast as one caller can submit them; times are then those of the backlog.
+
+The registry holds so many finished jobs beforehand, ended long ago. The jobs are shared out among the
+repeats, paced and in a burst. Ratios are of all jobs together, and in brackets the lowest and highest of the
+repeats.
+
+    python -m benchmarks.queue [--jobs 1000] [--finished 0 10000 100000] [--repeats 4]
+        [--database sqlite postgresql]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -21,78 +32,92 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from redis import Redis
 from redis.exceptions import RedisError
+from safetensors.numpy import save_file
 from sqlalchemy import insert
 
-from benchmarks.support import bare
-from config.settings import load_settings
-from registry import queue
+import tasks.training
+from benchmarks.support import bare, idle_trainer
+from benchmarks.support.told import URL, idle_list, started_list
+from config.settings import Settings, load_settings
+from registry.messages import TrainingSubmission
 from registry.schema import upgrade
-from registry.states import Priority
 from registry.tables import events, jobs
 from registry.testing import START, make_checkpoint, make_dataset, make_job
 from registry.testing_postgresql import postgresql_server
 from tasks.testing import free_port
+from workers import intake
 from workers.context import Context, open_context
-from workers.pipeline import bell
 from workers.stack.redis_server import find_redis_server, write_redis_config
 
-BLOCK = 50
+BLOCK = 25
 CHUNK = 5000
-WAIT_SECONDS = 30
-IDLE_SECONDS = 0.1
-URL = "BENCHMARK_REDIS_URL"
-Submit = Callable[[int], str]
+NUM_WARM_UP = 20
+WAIT_SECONDS = 60
+IDLE_SECONDS = (0.01, 0.03)
+P50, P99 = 0.5, 0.99
+
+
+@dataclass
+class Sample:
+    """Seconds from submission to start, and jobs a second of a burst."""
+
+    seconds: list[float] = field(default_factory=list)
+    num_jobs: int = 0
+    num_seconds: float = 0.0
+
+    def quantile(self, share: float) -> float:
+        """In milliseconds."""
+        ordered = sorted(self.seconds)
+        return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 @dataclass
 class Contender:
-    """One side: how it submits, where its starts are told, and what was measured."""
+    """One side: how it submits, giving the job's name, and what was measured in each repeat."""
 
     name: str
-    submit: Submit
-    starts: str
-    seconds_to_start: list[float] = field(default_factory=list)
-    seconds_to_submit: list[float] = field(default_factory=list)
-    jobs_per_second: list[float] = field(default_factory=list)
-
-    def quantile(self, share: float) -> float:
-        """Of the times to start, in milliseconds."""
-        ordered = sorted(self.seconds_to_start)
-        return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    submit: Callable[[int], str]
+    paced: list[Sample] = field(default_factory=list)
+    burst: list[Sample] = field(default_factory=list)
+    drained: list[Sample] = field(default_factory=list)
 
 
 def main() -> int:
     """Print a table for each database and number of finished jobs, each in a process of its own."""
     options = _options()
-    cases = [(database, number) for database in options.databases for number in options.finished]
+    cases = [(database, number) for database in options.database for number in options.finished]
     if len(cases) == 1:
-        _run_case(*cases[0], num_jobs=options.jobs)
+        _run_case(*cases[0], options=options)
         return 0
     for database, number in cases:
-        arguments = ["--jobs", options.jobs, "--databases", database, "--finished", number]
+        arguments = ["--jobs", options.jobs, "--repeats", options.repeats]
+        arguments += ["--database", database, "--finished", number]
         command = [sys.executable, "-m", "benchmarks.queue", *map(str, arguments)]
         subprocess.run(command, check=True)
     return 0
 
 
-def _run_case(database: str, num_finished: int, *, num_jobs: int) -> None:
-    with ExitStack() as stack:
-        contenders, client = _start(stack, database=database, num_finished=num_finished)
-        _measure(contenders, client=client, num_jobs=num_jobs)
-    _print(contenders, database=database, num_finished=num_finished)
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--jobs", type=int, default=1000, help="of each side: paced, and again in bursts")
     parser.add_argument("--finished", type=int, nargs="+", default=[0, 10_000, 100_000])
-    parser.add_argument("--databases", nargs="+", default=["sqlite", "postgresql"])
+    parser.add_argument("--repeats", type=int, default=4, help="the jobs are shared out among them")
+    parser.add_argument("--database", nargs="+", default=["sqlite", "postgresql"])
     return parser.parse_args()
+
+
+def _run_case(database: str, num_finished: int, *, options: argparse.Namespace) -> None:
+    with ExitStack() as stack:
+        contenders, client = _start(stack, database=database, num_finished=num_finished)
+        _measure(contenders, client=client, num_jobs=options.jobs // options.repeats, repeats=options.repeats)
+    _print(contenders, database=database, num_finished=num_finished)
 
 
 def _start(stack: ExitStack, *, database: str, num_finished: int) -> tuple[list[Contender], Redis]:
@@ -109,18 +134,26 @@ def _start(stack: ExitStack, *, database: str, num_finished: int) -> tuple[list[
     stack.enter_context(_process(redis_command, log=log))
     client = stack.enter_context(Redis.from_url(settings.redis_url, socket_timeout=2 * WAIT_SECONDS))
     _wait_until(lambda: _answers(client))
+    bare.configure()
     context = open_context(settings)
-    context.celery.conf.broker_url = context.celery.conf.result_backend = settings.redis_url
-    bare.app.conf.broker_url = settings.redis_url
     stack.callback(context.registry.engine.dispose)
     _fill(context, num_finished=num_finished)
-    for module, queues in (("support.bare", "bare"), ("support.idle_trainer", "high,normal,low")):
-        command = [sys.executable, "-m", "celery", "-A", f"benchmarks.{module}", "worker", "-Q", queues]
+    for module, queues in (("bare_worker", bare.NAME), ("idle_trainer", "high,normal,low")):
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            f"benchmarks.support.{module}",
+            "worker",
+            "-Q",
+            queues,
+        ]
         command += ["-c", "1", "-n", f"{module}@%h", "--without-gossip", "--without-mingle"]
         stack.enter_context(_process(command, log=log))
     contenders = [
-        Contender("bare Celery", _bare_submit, "bare-started"),
-        Contender("tandem", _tandem_submit(context), "tandem-started"),
+        Contender(bare.NAME, _bare_submit),
+        Contender(idle_trainer.NAME, _tandem_submit(context)),
     ]
     return contenders, client
 
@@ -128,14 +161,21 @@ def _start(stack: ExitStack, *, database: str, num_finished: int) -> tuple[list[
 def _fill(context: Context, *, num_finished: int) -> None:
     """A base model, a dataset, and jobs that ended long ago with their events."""
     upgrade(context.registry)
+    model = _write_model(context.settings)
     with context.registry.transaction() as tx:
         tx.add(make_dataset(), actor="benchmark")
-        tx.add(make_checkpoint(id="base-1", origin="base", step=0), actor="benchmark")
-    done = make_job(state="succeeded", finished_at=START).model_dump(mode="json")
-    times = dict.fromkeys(("submitted_at", "finished_at"), START)
+        tx.add(make_checkpoint(id="base-1", origin="base", step=0, path=str(model)), actor="benchmark")
+        tx.add(make_checkpoint(id="ckpt-old", state="accepted", path=str(model)), actor="benchmark")
+    done = make_job(state="succeeded", finished_at=START, final_checkpoint_id="ckpt-old").model_dump(
+        mode="json"
+    )
     for first in range(0, num_finished, CHUNK):
         ids = [f"job-old-{number}" for number in range(first, min(first + CHUNK, num_finished))]
-        rows = [{**done, **times, "id": name, "dedupe_key": name} for name in ids]
+        rows = [
+            {**done, "id": name, "dedupe_key": name, "submitted_at": START}
+            | {"finished_at": START + timedelta(seconds=first + number)}
+            for number, name in enumerate(ids)
+        ]
         story = [
             {"at": START, "actor": "w", "kind": "TrainingJob", "subject_id": name, "before": None}
             | {"after": after, "reason": "", "data": {}}
@@ -147,78 +187,133 @@ def _fill(context: Context, *, num_finished: int) -> None:
             tx.connection.execute(insert(events), story)
 
 
+def _write_model(settings: Settings) -> Path:
+    """As much of a model as the worker reads before it starts a trainer: its shape."""
+    directory = settings.home / "models" / "base"
+    directory.mkdir(parents=True)
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 256, "num_attention_heads": 4}
+    (directory / "config.json").write_text(json.dumps(shape))
+    save_file({"weight": np.zeros((256, 64), np.float32)}, directory / "model.safetensors")
+    return directory
+
+
 def _bare_submit(number: int) -> str:
-    bare.app.send_task("bare.work", args=[number])
+    bare.app.send_task("bare.work", args=[str(number)], ignore_result=True)
     return str(number)
 
 
-def _tandem_submit(context: Context) -> Submit:
-    def submit(number: int) -> str:
-        job = make_job(id=f"job-new-{number}", submitted_at=context.registry.clock())
-        with context.registry.transaction() as tx:
-            queue.submit(tx, job, actor="benchmark")
-        context.ring([bell(job.id, priority=Priority.NORMAL)])
-        return job.id
+def _tandem_submit(context: Context) -> Callable[[int], str]:
+    dataset = make_dataset()
+    # The file was read and copied before: that work is the disk's, and bare Celery has none of it.
+    intake.locate = _given(Path(dataset.path))
+    intake.take_dataset = _given(dataset)
+
+    def submit(_number: int) -> str:
+        request = TrainingSubmission(dataset=dataset.path, force=True)
+        return tasks.training.submit(request, context).job.id
 
     return submit
 
 
-def _measure(contenders: Sequence[Contender], *, client: Redis, num_jobs: int) -> None:
-    number = 0
+def _given(value: Any) -> Callable[..., Any]:
+    def give(*_arguments: Any, **_options: Any) -> Any:
+        return value
+
+    return give
+
+
+def _measure(contenders: Sequence[Contender], *, client: Redis, num_jobs: int, repeats: int) -> None:
     for contender in contenders:  # connections are opened, code is loaded
-        for _ in range(10):
-            number += 1
-            _one(contender, number=number, client=client)
-        contender.seconds_to_start.clear()
-        contender.seconds_to_submit.clear()
-    for block in range(-(-num_jobs // BLOCK)):
-        for contender in contenders if block % 2 == 0 else reversed(contenders):
-            for _ in range(BLOCK):
-                number += 1
-                _one(contender, number=number, client=client)
-    for contender in contenders:
-        _burst(contender, first=number + 1, num_jobs=num_jobs, client=client)
-        number += num_jobs
+        _paced(contender, num_jobs=NUM_WARM_UP, client=client, sample=Sample())
+    for repeat in range(repeats):
+        for contender in contenders:
+            contender.paced.append(Sample())
+        for block, first in enumerate(range(0, num_jobs, BLOCK), start=repeat):
+            for contender in contenders if block % 2 == 0 else reversed(contenders):
+                size = min(BLOCK, num_jobs - first)
+                _paced(contender, num_jobs=size, client=client, sample=contender.paced[-1])
+        for contender in contenders if repeat % 2 == 0 else reversed(contenders):
+            _burst(contender, num_jobs=num_jobs, client=client)
 
 
-def _one(contender: Contender, *, number: int, client: Redis) -> None:
+def _paced(contender: Contender, *, num_jobs: int, client: Redis, sample: Sample) -> None:
+    draw = random.Random(0)
+    for number in range(num_jobs):
+        began = time.monotonic()
+        name = contender.submit(number)
+        started_name, started = _next_start(contender, client=client)
+        if started_name != name:
+            raise SystemExit(f"{contender.name}: {started_name} started, {name} was submitted.")
+        sample.seconds.append(started - began)
+        idle = _await(contender, idle_list(contender.name), client=client)
+        sample.num_jobs += 1
+        sample.num_seconds += float(idle) - began
+        time.sleep(draw.uniform(*IDLE_SECONDS))
+
+
+def _burst(contender: Contender, *, num_jobs: int, client: Redis) -> None:
     began = time.monotonic()
-    name = contender.submit(number)
-    contender.seconds_to_submit.append(time.monotonic() - began)
-    answer: Any = client.blpop([contender.starts], timeout=WAIT_SECONDS)
-    if answer is None:
-        raise SystemExit(f"{contender.name}: {name} did not start within {WAIT_SECONDS} s.")
-    started_name, started = answer[1].decode().split()
-    if started_name != name:
-        raise SystemExit(f"{contender.name}: {started_name} started, {name} was submitted.")
-    contender.seconds_to_start.append(float(started) - began)
-    time.sleep(IDLE_SECONDS)  # the worker finishes the job: its queue is idle again
-
-
-def _burst(contender: Contender, *, first: int, num_jobs: int, client: Redis) -> None:
-    began = time.monotonic()
-    for number in range(first, first + num_jobs):
-        contender.submit(number)
-    contender.jobs_per_second.append(num_jobs / (time.monotonic() - began))
+    submitted: dict[str, float] = {}
+    for number in range(num_jobs):
+        before = time.monotonic()
+        submitted[contender.submit(number)] = before
+    enqueued = time.monotonic()
+    starts = [_next_start(contender, client=client) for _ in range(num_jobs)]
     for _ in range(num_jobs):
-        if client.blpop([contender.starts], timeout=WAIT_SECONDS) is None:
-            raise SystemExit(f"{contender.name}: a job of the burst was lost.")
-    contender.jobs_per_second.append(num_jobs / (time.monotonic() - began))
+        idle = float(_await(contender, idle_list(contender.name), client=client))
+    seconds = [started - submitted[name] for name, started in starts]
+    contender.burst.append(Sample(seconds, num_jobs, enqueued - began))
+    contender.drained.append(Sample(seconds, num_jobs, idle - began))
+
+
+def _next_start(contender: Contender, *, client: Redis) -> tuple[str, float]:
+    name, started = _await(contender, started_list(contender.name), client=client).split()
+    return name, float(started)
+
+
+def _await(contender: Contender, name: str, *, client: Redis) -> str:
+    answer: Any = client.blpop([name], timeout=WAIT_SECONDS)
+    if answer is None:
+        raise SystemExit(f"{contender.name}: nothing came in {name} within {WAIT_SECONDS} s.")
+    return str(answer[1].decode())
 
 
 def _print(contenders: Sequence[Contender], *, database: str, num_finished: int) -> None:
-    one, other = contenders
-    print(f"\n{database}, {num_finished} finished jobs; n = {len(one.seconds_to_start)} jobs each")
-    print(f"{'':12} {'start p50':>10} {'p99':>10} {'submit p50':>11} {'burst: submitted':>17} {'done':>10}")
+    samples = contenders[0].paced
+    num = sum(len(sample.seconds) for sample in samples)
+    print(f"\n{database}, {num_finished} finished jobs; n = {num} jobs a row, {len(samples)} repeats")
+    print(
+        f"{'':7}{'to start, ms':>14}{'p50':>9}{'p99':>9}   jobs a second: median (lowest to highest repeat)"
+    )
     for contender in contenders:
-        submitted, done = contender.jobs_per_second
-        print(
-            f"{contender.name:12} {contender.quantile(0.5):7.1f} ms {contender.quantile(0.99):7.1f} ms"
-            f" {1000 * statistics.median(contender.seconds_to_submit):8.1f} ms"
-            f" {submitted:13.0f} /s {done:8.0f} /s"
-        )
-    ratios = [other.quantile(share) / one.quantile(share) for share in (0.5, 0.99)]
-    print(f"tandem / bare Celery: p50 {ratios[0]:.2f}x, p99 {ratios[1]:.2f}x", flush=True)
+        paced, burst = _times(contender.paced), _times(contender.burst)
+        print(f"{contender.name:7}{'paced':>14}{paced}   one after another {_rates(contender.paced)}")
+        print(f"{'':7}{'burst':>14}{burst}   submitted {_rates(contender.burst)}", end=", ")
+        print(f"done {_rates(contender.drained)}")
+    for regime in ("paced", "burst"):
+        one, other = (getattr(contender, regime) for contender in contenders)
+        ratios = ", ".join(_ratio(one, other, share=share) for share in (P50, P99))
+        print(f"tandem / bare, {regime}: {ratios}", flush=True)
+
+
+def _times(samples: Sequence[Sample]) -> str:
+    whole = _together(samples)
+    return f"{whole.quantile(P50):9.1f}{whole.quantile(P99):9.1f}"
+
+
+def _rates(samples: Sequence[Sample]) -> str:
+    rates = [sample.num_jobs / sample.num_seconds for sample in samples]
+    return f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})"
+
+
+def _ratio(one: Sequence[Sample], other: Sequence[Sample], *, share: float) -> str:
+    whole = _together(other).quantile(share) / _together(one).quantile(share)
+    each = [theirs.quantile(share) / ours.quantile(share) for ours, theirs in zip(one, other, strict=True)]
+    return f"p{100 * share:.0f} {whole:.2f}x ({min(each):.2f} to {max(each):.2f})"
+
+
+def _together(samples: Sequence[Sample]) -> Sample:
+    return Sample([second for sample in samples for second in sample.seconds])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ TandemError                 root of every room's errors; says what failed and ho
     ├── QueueFull           as many jobs wait there as may
     ├── DatasetError        a JSONL file that cannot be used, with line and reason
     ├── ManifestError       a directory that is not what its manifest says
+    ├── ValueRefused        a value that no database keeps
     └── RegistryUnavailable the database cannot be reached or is locked
 """
 
@@ -52,6 +53,10 @@ class DatasetError(RegistryError):
 
 class ManifestError(RegistryError):
     """A directory whose manifest is missing, unreadable, or does not match its files."""
+
+
+class ValueRefused(RegistryError):
+    """A value that no database keeps: NaN, a text too long for its column. The same write never succeeds."""
 
 
 class RegistryUnavailable(RegistryError):

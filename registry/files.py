@@ -34,10 +34,10 @@ def write_atomically(path: Path, *, content: bytes, mode: int = 0o644, is_durabl
         sync_directory(path.parent)
 
 
-def write_json(path: Path, *, value: Any) -> None:
+def write_json(path: Path, *, value: Any, is_durable: bool = True) -> None:
     """Write strict JSON (no NaN, no Infinity) atomically; `ValueError` where the value is not."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=2)
-    write_atomically(path, content=text.encode() + b"\n")
+    write_atomically(path, content=text.encode() + b"\n", is_durable=is_durable)
 
 
 def sync_directory(path: Path) -> None:

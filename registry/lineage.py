@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from functools import lru_cache
+
+from sqlalchemy import Select, bindparam, select
+
 from registry.errors import NotFound
-from registry.records import Checkpoint, Deployment, Evaluation, Ranking, Suite, TrainingJob
+from registry.records import Checkpoint, Deployment, Evaluation, Ranking, Suite
 from registry.states import CheckpointState, DeploymentState, EvaluationState, JobState
 from registry.store import Transaction
+from registry.tables import checkpoints, jobs
 
 USABLE_AS_PARENT = (CheckpointState.COMPLETE, CheckpointState.CANDIDATE, CheckpointState.ACCEPTED)
 
@@ -74,14 +80,22 @@ def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:
 
 
 def _tip(tx: Transaction) -> Checkpoint | None:
-    jobs = tx.find(TrainingJob, state=[JobState.SUCCEEDED, JobState.STOPPED], newest_first="finished_at")
-    for job in jobs:
-        if job.final_checkpoint_id is None:
-            continue
-        checkpoint = tx.seek(Checkpoint, job.final_checkpoint_id)
-        if checkpoint is not None and checkpoint.state in USABLE_AS_PARENT:
-            return checkpoint
-    return None
+    """One query a state: each walks its index from the newest and stops at the first that will do."""
+    ends = (JobState.SUCCEEDED, JobState.STOPPED)
+    found = [tx.connection.execute(_newest_usable(), {"job_state": str(state)}).first() for state in ends]
+    newest = max((row for row in found if row is not None), key=lambda row: row.finished_at, default=None)
+    return None if newest is None else tx.get(Checkpoint, newest.id)
+
+
+@lru_cache(maxsize=1)
+def _newest_usable() -> Select[tuple[str, datetime]]:
+    usable = [str(state) for state in USABLE_AS_PARENT]
+    query = select(checkpoints.c.id, jobs.c.finished_at)
+    query = query.join_from(jobs, checkpoints, jobs.c.final_checkpoint_id == checkpoints.c.id)
+    query = query.where(jobs.c.state == bindparam("job_state"), checkpoints.c.state.in_(usable))
+    return (
+        query.where(jobs.c.finished_at.is_not(None)).order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)
+    )
 
 
 def _served(tx: Transaction) -> Checkpoint | None:

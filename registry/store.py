@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import JSON, Connection, Engine, Table, create_engine, event
-from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import JSON, Connection, Engine, Table
+from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from registry import statements
+from registry.engines import explain, open_engine
 from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite
-from registry.forks import keep_from_forks
 from registry.records import Event, Lease, Record
 from registry.states import State, check_transition
 from registry.tables import TABLES, events
@@ -29,7 +28,6 @@ R = TypeVar("R", bound=Record)
 Clock = Callable[[], datetime]
 
 BUSY_TIMEOUT_MS = 15_000
-WRITERS_LOCK = 7_265_336  # any number that nobody else uses in this database
 
 
 def utc_now() -> datetime:
@@ -42,7 +40,7 @@ class Registry:
 
     def __init__(self, url: str, *, clock: Clock = utc_now, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self.clock = clock
-        self._engine = _make_engine(url, busy_timeout_ms=busy_timeout_ms)
+        self._engine = open_engine(url, busy_timeout_ms=busy_timeout_ms)
 
     def __repr__(self) -> str:
         return f"Registry({self._engine.url.render_as_string(hide_password=True)})"
@@ -82,11 +80,8 @@ class Registry:
                 connection = connection.execution_options(tandem_read_only=read_only)
                 with connection.begin():
                     yield connection
-        except (OperationalError, InterfaceError, InternalError) as error:
-            raise RegistryUnavailable(
-                f"The registry {self!r} cannot be used: {error.orig}.",
-                remedy="Check TANDEM_REGISTRY_URL, the disk, and that no other program holds the database.",
-            ) from error
+        except (StatementError, PoolTimeout) as error:
+            raise explain(error, where=repr(self)) from error
 
 
 class Transaction:
@@ -250,42 +245,5 @@ def _row(record: Record, *, table: Table) -> dict[str, Any]:
 
 
 def _scalar(value: Any) -> Any:
-    return str(value) if isinstance(value, str) else value
-
-
-def _make_engine(url: str, *, busy_timeout_ms: int) -> Engine:
-    if not url.startswith("sqlite"):
-        engine = create_engine(url, pool_pre_ping=True)
-        keep_from_forks(engine)
-        event.listen(engine, "begin", partial(_begin_postgresql, lock_timeout_ms=busy_timeout_ms))
-        return engine
-    # Kept open: closing the last connection of a write-ahead log folds it in, which costs 20 ms each time.
-    engine = create_engine(url, poolclass=QueuePool)
-    keep_from_forks(engine)
-    event.listen(engine, "connect", partial(_prepare_sqlite, busy_timeout_ms=busy_timeout_ms))
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _begin_postgresql(connection: Connection, *, lock_timeout_ms: int) -> None:
-    if connection.get_execution_options().get("tandem_read_only", False):
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        return
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
-
-
-def _prepare_sqlite(connection: Any, _record: Any, *, busy_timeout_ms: int) -> None:
-    connection.isolation_level = None  # SQLAlchemy says BEGIN, not the driver: see _begin_sqlite
-    for pragma in (
-        f"busy_timeout={busy_timeout_ms}",
-        "journal_mode=WAL",
-        "synchronous=FULL",  # a state change that was announced survives a power cut
-        "foreign_keys=ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("tandem_read_only", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    # PostgreSQL keeps no NUL in a text; the last words of a process that was killed may hold one.
+    return str(value).replace("\0", "\ufffd") if isinstance(value, str) else value

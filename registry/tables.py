@@ -139,6 +139,7 @@ jobs = Table(
     _time("finished_at"),
     Index("ix_jobs_queue", "state", "priority", "place"),
     Index("ix_jobs_submitted_at", "submitted_at"),
+    Index("ix_jobs_ended", "state", "finished_at"),
 )
 
 checkpoints = Table(

@@ -34,6 +34,8 @@ def postgresql_server(*, is_durable: bool = True) -> Iterator[str]:
         initdb: list[str | Path] = [programs / "initdb", "--pgdata", data, "--username=tandem"]
         _run([*initdb, "--auth=trust"], user=user)
         options = f"-c listen_addresses='' -c unix_socket_directories={directory} -c max_connections=60"
+        # Far from UTC: times must come back right all the same.
+        options += " -c timezone=Pacific/Chatham"
         options += "" if is_durable else " -c fsync=off -c synchronous_commit=off"
         control: list[str | Path] = [programs / "pg_ctl", "--pgdata", data, "--wait"]
         _run([*control, "--log", directory / "log", "--options", options, "start"], user=user)

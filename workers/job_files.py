@@ -22,7 +22,8 @@ def write_job_file(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, se
     """Write `run/jobs/<job>.json` and return its path."""
     path = settings.paths.run / "jobs" / f"{job.id}.json"
     config = job_config(job, dataset=dataset, parent=parent, settings=settings)
-    write_json(path, value=config.model_dump(mode="json"))
+    # Written anew for each attempt: after a power cut nobody reads this one.
+    write_json(path, value=config.model_dump(mode="json"), is_durable=False)
     return path
 
 

@@ -52,8 +52,8 @@ def refresh(registry: Registry, *, settings: Settings) -> None:
 
 
 def write_status(directory: Path, *, name: str, status: BaseModel) -> None:
-    """Write one status file atomically."""
-    write_json(directory / f"{name}.json", value=status.model_dump(mode="json"))
+    """Write one status file atomically; the registry gives it again after a power cut."""
+    write_json(directory / f"{name}.json", value=status.model_dump(mode="json"), is_durable=False)
 
 
 def write_training_status(directory: Path, *, job: TrainingJob, now: datetime) -> None:

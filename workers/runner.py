@@ -16,11 +16,11 @@ from pathlib import Path
 
 from config.settings import Settings
 from registry import commands, leases, lineage, queue
-from registry.errors import RegistryUnavailable, StaleWrite, TandemError
+from registry.errors import NotFound, RegistryUnavailable, StaleWrite, TandemError
 from registry.ids import checkpoint_id
 from registry.records import Checkpoint, Dataset, JobProgress, Lease, TrainingJob
 from registry.states import CheckpointState, Command, JobState
-from registry.store import Registry
+from registry.store import Registry, Transaction
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress
 from workers.child import Child, TrainerChild
 from workers.failures import Policy, policy_for
@@ -77,12 +77,10 @@ class TrainingRun:
             self._write_status()
 
     def _prepare(self) -> Path:
-        with self.registry.transaction() as tx:
-            wish = self.job.parent_checkpoint_id or self.job.parent
-            parent = lineage.parent_for(tx, wish=wish)
+        with self.registry.reading() as tx:
+            # `claim` chose the parent; where it found none, this says why.
+            parent = lineage.parent_for(tx, wish=self.job.parent_checkpoint_id or self.job.parent)
             dataset = tx.get(Dataset, self.job.dataset_id)
-            tx.check_lease(self.lease)
-            self.job = tx.update(self.job, parent_checkpoint_id=parent.id)
         return write_job_file(self.job, dataset=dataset, parent=parent, settings=self.settings)
 
     def _follow(self, child: Child) -> None:
@@ -260,10 +258,10 @@ class TrainingRun:
 def claim(
     registry: Registry, *, settings: Settings, holder: str, host: str = ""
 ) -> tuple[TrainingJob, Lease] | None:
-    """Take the first job of this host's queues that may run, or None."""
+    """Take the first job of this host's queues that may run, with its parent fixed, or None."""
     training = settings.training
     with registry.transaction() as tx:
-        return queue.claim_next(
+        claimed = queue.claim_next(
             tx,
             queues=training.queues,
             holder=holder,
@@ -271,6 +269,15 @@ def claim(
             host=host,
             rules=settings.queue,
         )
+        return None if claimed is None else (_with_parent(tx, claimed[0]), claimed[1])
+
+
+def _with_parent(tx: Transaction, job: TrainingJob) -> TrainingJob:
+    try:
+        parent = lineage.parent_for(tx, wish=job.parent_checkpoint_id or job.parent)
+    except NotFound:
+        return job  # its run ends badly, with the reason
+    return tx.update(job, parent_checkpoint_id=parent.id)
 
 
 def _job_progress(message: Progress, *, now: object) -> JobProgress:

@@ -1,25 +1,41 @@
-"""The alternative: a bare Celery application on the same Redis, with one task that does nothing.
+"""The alternative: a bare Celery application with tandem's Celery settings and one task that does nothing.
 
 celery -A benchmarks.support.bare worker -Q bare -c 1
 """
 
 from __future__ import annotations
 
-import os
 import time
 
 from celery import Celery
-from redis import Redis
 
-app = Celery("bare", broker=os.environ.get("BENCHMARK_REDIS_URL"))
-app.conf.task_default_queue = "bare"
-app.conf.broker_connection_retry_on_startup = True
-app.conf.task_ignore_result = True
+from benchmarks.support.told import tell_start
+from config.settings import load_settings
+from workers.celery_settings import celery_settings
+
+NAME = "bare"
+# What names tandem's own tasks and queues; all else is the same.
+LEFT_OUT = {
+    "include",
+    "task_queues",
+    "task_routes",
+    "task_create_missing_queues",
+    "beat_schedule",
+    "beat_scheduler",
+}
+
+app = Celery(NAME, set_as_current=False)
 
 
-@app.task(name="bare.work")
-def work(number: int) -> None:
+def configure() -> None:
+    """Take tandem's settings."""
+    settings = celery_settings(load_settings())
+    app.conf.update({name: value for name, value in settings.items() if name not in LEFT_OUT})
+    app.conf.task_default_queue = NAME
+
+
+# Acknowledged on receipt and without a result, as `training.run` is.
+@app.task(name="bare.work", acks_late=False, ignore_result=True)
+def work(number: str) -> None:
     """Say when it started."""
-    started = time.monotonic()
-    with Redis.from_url(os.environ["BENCHMARK_REDIS_URL"]) as client:
-        client.rpush("bare-started", f"{number} {started}")
+    tell_start(NAME, name=number, started=time.monotonic())

@@ -50,6 +50,22 @@ def open_registry(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualC
         registry.engine.dispose()
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database in which there is no table."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    url = request.getfixturevalue("postgresql_url")
+    server = Registry(url).engine.execution_options(isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE DATABASE empty"))
+    yield url.replace("/postgres?", "/empty?")
+    with server.connect() as connection:
+        connection.execute(text("DROP DATABASE empty WITH (FORCE)"))
+    server.dispose()
+
+
 @pytest.fixture
 def registry(open_registry: Open) -> Registry:
     return open_registry()

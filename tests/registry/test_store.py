@@ -1,10 +1,12 @@
+import math
 import os
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite
+from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite, ValueRefused
 from registry.records import Dataset, Event, TrainingJob
 from registry.states import JobState
 from registry.store import Registry
@@ -121,3 +123,40 @@ def test_a_forked_process_opens_a_connection_of_its_own(registry: Registry) -> N
     with registry.reading() as tx:
         assert tx.connection.connection.dbapi_connection is before
         assert tx.get(Dataset, "ds-child")
+
+
+def test_times_come_back_in_aware_utc_whatever_zone_they_were_in(registry: Registry) -> None:
+    far = timezone(timedelta(hours=-9, minutes=-30))
+    with registry.transaction() as tx:
+        tx.add(make_dataset(created_at=START.astimezone(far)), actor="me")
+    with registry.reading() as tx:
+        found = tx.get(Dataset, "ds-1").created_at
+        (logged,) = tx.find(Event)
+    assert (found, found.tzinfo, logged.at, logged.at.tzinfo) == (START, UTC, START, UTC)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused_and_nothing_is_saved(registry: Registry, bad: float) -> None:
+    with pytest.raises((ValueRefused, ValidationError)), registry.transaction() as tx:
+        tx.add(make_dataset(), actor="me")
+        tx.add(make_job(hyperparameters={"learning_rate": [bad]}), actor="me")
+    with registry.reading() as tx:
+        assert tx.find(Dataset) == []
+
+
+def test_a_nul_in_a_text_is_shown_as_such_and_in_json_it_is_kept(registry: Registry) -> None:
+    job = make_job(name="a\0b", hyperparameters={"key": "a\0b"})
+    with registry.transaction() as tx:
+        tx.add(make_dataset(), actor="me")
+        tx.add(job, actor="me", reason="last words: \0")
+    with registry.reading() as tx:
+        found = tx.get(TrainingJob, job.id)
+        assert (found.name, found.hyperparameters) == ("a\ufffdb", {"key": "a\0b"})
+        assert tx.find(Event, subject_id=job.id)[0].reason == "last words: \ufffd"
+
+
+def test_an_id_that_no_row_can_have_is_not_found_or_refused(registry: Registry) -> None:
+    with pytest.raises((NotFound, ValueRefused)), registry.reading() as tx:
+        tx.get(TrainingJob, "job-\0")
+    with pytest.raises(NotFound), registry.reading() as tx:
+        tx.get(TrainingJob, "x" * 10_000)

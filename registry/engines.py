@@ -1,0 +1,125 @@
+"""Opens SQLite or PostgreSQL as the store wants them, and says in a sentence what a driver objects to."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+from sqlalchemy.pool import QueuePool
+
+from registry.errors import RegistryError, RegistryUnavailable, StaleWrite, ValueRefused
+from registry.forks import keep_from_forks
+
+WRITERS_LOCK = 7_265_336  # any number that nobody else uses in this database
+DRIVERS = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",  # as hosting services write it
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+
+
+def open_engine(url: str, *, busy_timeout_ms: int) -> Engine:
+    """An engine; nothing is connected yet. `RegistryUnavailable` where the URL names no database of ours."""
+    known = _parse(url)
+    options: dict[str, Any] = {
+        "pool_timeout": busy_timeout_ms / 1000,
+        "json_serializer": partial(json.dumps, allow_nan=False),
+    }
+    try:
+        if known.get_backend_name() == "sqlite":
+            return _open_sqlite(known, options=options, busy_timeout_ms=busy_timeout_ms)
+        return _open_postgresql(known, options=options, busy_timeout_ms=busy_timeout_ms)
+    except ModuleNotFoundError as error:
+        raise RegistryUnavailable(
+            f"The driver of PostgreSQL is not installed ({error.name}).",
+            remedy="Install it: pip install 'tandem[postgresql]'.",
+        ) from None
+
+
+def explain(error: SQLAlchemyError, *, where: str) -> RegistryError:
+    """The error of the registry that a driver's is."""
+    if isinstance(error, ProgrammingError):
+        return RegistryUnavailable(
+            f"The registry {where} lacks what this version of tandem needs: {error.orig}.",
+            remedy="`tandem up` brings it up to date.",
+        )
+    cause = getattr(error, "orig", None) or error
+    if isinstance(error, IntegrityError):
+        return StaleWrite(f"The registry {where} holds something that speaks against it: {cause}.")
+    if isinstance(error, DataError) or isinstance(cause, ValueError):
+        return ValueRefused(f"The registry {where} cannot keep a value: {cause}.")
+    if isinstance(error, DBAPIError):
+        return RegistryUnavailable(
+            f"The registry {where} cannot be used: {cause}.",
+            remedy="Check TANDEM_REGISTRY_URL, the disk, and that no other program holds the database.",
+        )
+    return RegistryUnavailable(
+        f"The registry {where} cannot be used: {cause}.", remedy="Try again when less is going on."
+    )
+
+
+def _parse(url: str) -> URL:
+    remedy = "TANDEM_REGISTRY_URL is sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE."
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # said without the text: it may hold a password
+        raise RegistryUnavailable("The registry's URL cannot be read.", remedy=remedy) from None
+    if parsed.drivername not in DRIVERS:
+        raise RegistryUnavailable(f"The registry cannot be kept in {parsed.drivername}.", remedy=remedy)
+    return parsed.set(drivername=DRIVERS[parsed.drivername])
+
+
+def _open_postgresql(url: URL, *, options: dict[str, Any], busy_timeout_ms: int) -> Engine:
+    engine = create_engine(url, pool_pre_ping=True, **options)
+    keep_from_forks(engine)
+    event.listen(engine, "connect", partial(_prepare_postgresql, lock_timeout_ms=busy_timeout_ms))
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+def _open_sqlite(url: URL, *, options: dict[str, Any], busy_timeout_ms: int) -> Engine:
+    # Kept open: closing the last connection of a write-ahead log folds it in, which costs 20 ms each time.
+    engine = create_engine(url, poolclass=QueuePool, **options)
+    keep_from_forks(engine)
+    event.listen(engine, "connect", partial(_prepare_sqlite, busy_timeout_ms=busy_timeout_ms))
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_postgresql(connection: Any, _record: Any, *, lock_timeout_ms: int) -> None:
+    connection.execute(f"SET lock_timeout = {lock_timeout_ms}")
+    connection.commit()
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get("tandem_read_only", False):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        return
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
+
+
+def _prepare_sqlite(connection: Any, _record: Any, *, busy_timeout_ms: int) -> None:
+    connection.isolation_level = None  # SQLAlchemy says BEGIN, not the driver: see _begin_sqlite
+    for pragma in (
+        f"busy_timeout={busy_timeout_ms}",
+        "journal_mode=WAL",
+        "synchronous=FULL",  # a state change that was announced survives a power cut
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get("tandem_read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

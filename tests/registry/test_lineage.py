@@ -1,0 +1,41 @@
+from registry import lineage
+from registry.store import Registry
+from registry.testing import START, ManualClock, make_checkpoint, make_dataset, make_job
+
+
+def add_ended(registry: Registry, *, number: int, state: str, checkpoint_state: str | None) -> None:
+    with registry.transaction() as tx:
+        ended = tx.now
+        if checkpoint_state is not None:
+            tx.add(make_checkpoint(id=f"ckpt-{number}", state=checkpoint_state), actor="test")
+        final = None if checkpoint_state is None else f"ckpt-{number}"
+        job = make_job(id=f"job-{number}", state=state, finished_at=ended, final_checkpoint_id=final)
+        tx.add(job, actor="test")
+
+
+def tip(registry: Registry) -> str:
+    with registry.reading() as tx:
+        return lineage.parent_for(tx, wish="tip").id
+
+
+def prepare(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        tx.add(make_dataset(), actor="test")
+        tx.add(make_checkpoint(id="base-1", origin="base", created_at=START), actor="test")
+
+
+def test_training_goes_on_from_the_newest_end_that_will_do(registry: Registry, clock: ManualClock) -> None:
+    prepare(registry)
+    assert tip(registry) == "base-1"
+    ends = [
+        ("succeeded", "accepted", "ckpt-0"),
+        ("stopped", "complete", "ckpt-1"),
+        ("succeeded", "quarantined", "ckpt-1"),
+        ("stopped", None, "ckpt-1"),
+        ("failed", "complete", "ckpt-1"),
+        ("succeeded", "candidate", "ckpt-5"),
+    ]
+    for number, (state, checkpoint_state, wanted) in enumerate(ends):
+        clock.advance(1)
+        add_ended(registry, number=number, state=state, checkpoint_state=checkpoint_state)
+        assert tip(registry) == wanted, (state, checkpoint_state)
