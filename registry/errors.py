@@ -8,19 +8,26 @@ TandemError                 root of every room's errors; says what failed and ho
     ├── QueueFull           as many jobs wait there as may
     ├── DatasetError        a JSONL file that cannot be used, with line and reason
     ├── ManifestError       a directory that is not what its manifest says
+    ├── Unstorable          a value that no database keeps
     └── RegistryUnavailable the database cannot be reached or is locked
 """
 
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """The text with half characters spelt out: names of files may hold them, and no stream prints them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class TandemError(Exception):
     """An error a user can read: what failed, which value, and the remedy."""
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
+        message = printable(message)
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = printable(remedy)
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}".strip()
@@ -52,6 +59,10 @@ class DatasetError(RegistryError):
 
 class ManifestError(RegistryError):
     """A directory whose manifest is missing, unreadable, or does not match its files."""
+
+
+class Unstorable(RegistryError):
+    """A value that no database keeps: half a character, a number beyond 64 bits, a year below 1."""
 
 
 class RegistryUnavailable(RegistryError):

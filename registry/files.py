@@ -37,7 +37,8 @@ def write_atomically(path: Path, *, content: bytes, mode: int = 0o644, is_durabl
 def write_json(path: Path, *, value: Any) -> None:
     """Write strict JSON (no NaN, no Infinity) atomically; `ValueError` where the value is not."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=2)
-    write_atomically(path, content=text.encode() + b"\n")
+    # Half a surrogate pair, as in the name of a file, is written as JSON writes it: \\udcff.
+    write_atomically(path, content=text.encode(errors="backslashreplace") + b"\n")
 
 
 def sync_directory(path: Path) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import JSON, Connection, Engine, Table, create_engine, event
-from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from registry import statements
-from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite
+from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite, Unstorable
 from registry.forks import keep_from_forks
 from registry.records import Event, Lease, Record
 from registry.states import State, check_transition
@@ -82,6 +82,8 @@ class Registry:
                 connection = connection.execution_options(tandem_read_only=read_only)
                 with connection.begin():
                     yield connection
+        except (UnicodeEncodeError, OverflowError, DataError) as error:
+            raise Unstorable(f"A value cannot be kept in the registry: {error}.") from error
         except (OperationalError, InterfaceError, InternalError) as error:
             raise RegistryUnavailable(
                 f"The registry {self!r} cannot be used: {error.orig}.",

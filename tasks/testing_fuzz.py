@@ -46,7 +46,6 @@ FILES = {
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
 TRACEBACK = ("Traceback", 'File "')
-PATH_NAMES = 4096
 
 
 @dataclass
@@ -140,7 +139,8 @@ class WriteWatch:
         if event == "open" and isinstance(args[2], int) and args[2] & WRITING:
             self._check(args[0])
         elif event in CHANGES:
-            for name in args:
+            is_relative_to_a_directory = isinstance(args[-1], int) and args[-1] >= 0
+            for name in () if is_relative_to_a_directory else args:
                 self._check(name)
 
     def _check(self, name: object) -> None:
@@ -224,7 +224,7 @@ def furnish(tx: Transaction, *, settings: Settings) -> None:
         tx.add(dataset, actor="test")
         priority = list(Priority)[number % 3]
         job = make_job(
-            id=f"job-{state}", dataset_id=dataset.id, state=state, priority=priority, queued_at=tx.now
+            id=f"job-{state}", dataset_id=dataset.id, state=state, priority=priority, queued_at=tx.now, name=f"[/{state}]"
         )
         tx.add(job.changed(submitted_at=tx.now, place=number), actor="test")
         if state is JobState.RUNNING:

@@ -93,7 +93,7 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: WriteWatch) -> 
     monkeypatch.setattr(app, "AsyncResult", lambda answer_id: wire.answers[answer_id])
     monkeypatch.setattr(app, "control", Nobody())
     for module in (workers.status, tasks.safety):
-        monkeypatch.setattr(module, "redis_status", lambda s, *, now: (no_redis(observed_at=now), {}))
+        monkeypatch.setattr(module, "redis_status", lambda s, *, now: (no_redis(observed_at=now), None))
     trained = partial(tasks.training.TrainingRun, start_child=FakeChild([finished()]))
     monkeypatch.setattr(tasks.training, "TrainingRun", trained)
     yield partial(Door, house, wire=wire, watch=watch, patch=monkeypatch)
