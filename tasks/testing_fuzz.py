@@ -195,13 +195,18 @@ class House:
         registry.engine.dispose()
         shutil.copytree(self.root / "case", self.root / "model")
 
-    def fresh(self) -> Context:
+    def open(self, app: Celery) -> Context:
+        """One context for all cases: its statements are compiled once."""
+        settings = load_settings()
+        return Context(settings=settings, registry=Registry(settings.database_url), celery=app)
+
+    def restore(self, context: Context) -> None:
         """Everything as it was built, on the same paths."""
+        context.registry.engine.dispose()
         os.chdir(self.root)
         shutil.rmtree(self.root / "case", ignore_errors=True)
         shutil.copytree(self.root / "model", self.root / "case", symlinks=True)
         os.chdir(self.work)
-        return Context(settings=load_settings(), registry=Registry(f"sqlite:///{self.home / 'tandem.db'}"), celery=None)  # type: ignore[arg-type]
 
 
 def make_model(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -44,14 +45,11 @@ Case = Callable[[], "Door"]
 class Door:
     """One case: a fresh home, the wire to it, and the check at the end."""
 
-    def __init__(self, house: House, *, wire: Wire, watch: WriteWatch, patch: pytest.MonkeyPatch) -> None:
-        self.context: Context = house.fresh()
-        object.__setattr__(self.context, "celery", wire.app)
-        self.wire, self.watch, self.house = wire, watch, house
+    def __init__(self, house: House, *, context: Context, wire: Wire, watch: WriteWatch) -> None:
+        house.restore(context)
+        self.context, self.wire, self.watch = context, wire, watch
         wire.answers.clear()
         wire.crashes.clear()
-        patch.setattr(tasks.door, "current_context", lambda: self.context)
-        patch.setattr(tasks.api, "open_context", lambda _settings: self.context)
         self._writes = watch.only(house.root / "case" / "home")
 
     def __enter__(self) -> "Door":
@@ -60,13 +58,10 @@ class Door:
 
     def __exit__(self, kind: type | None, *_error: object) -> None:
         self._writes.__exit__(None, None, None)
-        try:
-            if kind is None:
-                assert self.wire.crashes == [], "\n".join(self.wire.crashes)
-                assert self.watch.found == [], f"written outside TANDEM_HOME: {self.watch.found}"
-                check_everything(self.context)
-        finally:
-            self.context.registry.engine.dispose()
+        if kind is None:
+            assert self.wire.crashes == [], "\n".join(self.wire.crashes)
+            assert self.watch.found == [], f"written outside TANDEM_HOME: {self.watch.found}"
+            check_everything(self.context)
 
 
 @pytest.fixture(scope="session")
@@ -75,18 +70,28 @@ def watch() -> WriteWatch:
 
 
 @pytest.fixture
-def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: WriteWatch) -> Iterator[Case]:
-    house = House(tmp_path)
+def root() -> Iterator[Path]:
+    """In memory where that is possible: every case begins with a copy of a whole home."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def door(root: Path, monkeypatch: pytest.MonkeyPatch, watch: WriteWatch) -> Iterator[Case]:
+    house = House(root)
     for name in setting_names():
         monkeypatch.delenv(name, raising=False)
     for name, value in house.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(root)
     for module in TASK_MODULES:
         importlib.import_module(module)
     house.build()
     app = workers.app.app
-    wire = Wire(app)
+    wire, context = Wire(app), house.open(app)
+    monkeypatch.setattr(tasks.door, "current_context", lambda: context)
+    monkeypatch.setattr(tasks.api, "open_context", lambda _settings: context)
     no_redis = partial(PartStatus, name="redis", state="down")
     monkeypatch.setattr(workers.app.TandemCelery, "_require_broker", lambda self: None)
     monkeypatch.setattr(Celery, "send_task", lambda self, *a, **o: wire.send_task(*a, **o))
@@ -96,5 +101,6 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: WriteWatch) -> 
         monkeypatch.setattr(module, "redis_status", lambda s, *, now: (no_redis(observed_at=now), None))
     trained = partial(tasks.training.TrainingRun, start_child=FakeChild([finished()]))
     monkeypatch.setattr(tasks.training, "TrainingRun", trained)
-    yield partial(Door, house, wire=wire, watch=watch, patch=monkeypatch)
+    yield partial(Door, house, context=context, wire=wire, watch=watch)
+    context.registry.engine.dispose()
     monkeypatch.undo()
