@@ -15,13 +15,19 @@ TandemError                 root of every room's errors; says what failed and ho
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """The text with half characters spelt out: names of files may hold them, and no stream prints them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class TandemError(Exception):
     """An error a user can read: what failed, which value, and the remedy."""
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
+        message = printable(message)
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = printable(remedy)
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}".strip()

@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from registry import statements
 from registry.engines import explain, open_engine
-from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite
+from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite, ValueRefused
 from registry.records import Event, Lease, Record
 from registry.states import State, check_transition
 from registry.tables import TABLES, events
@@ -80,6 +80,8 @@ class Registry:
                 connection = connection.execution_options(tandem_read_only=read_only)
                 with connection.begin():
                     yield connection
+        except (UnicodeEncodeError, OverflowError) as error:  # from the driver, which does not say so itself
+            raise ValueRefused(f"The registry {self!r} cannot keep a value: {error}.") from error
         except (StatementError, PoolTimeout) as error:
             raise explain(error, where=repr(self)) from error
 

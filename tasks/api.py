@@ -9,6 +9,7 @@ Every call sends the same task that `celery call`, the command line and the inbo
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,14 +102,12 @@ class JobHandle:
     def set_priority(self, priority: str) -> TrainingJob:
         """Put it into another queue; it keeps its time of arrival."""
         fields = {"job_id": self.id, "priority": priority}
-        request = parse_request("training.set_priority", fields=fields)
-        return ask(self.context, "training.set_priority", request=request, answer=CommandedJob).job
+        return ask(self.context, "training.set_priority", fields=fields, answer=CommandedJob).job
 
     def move(self, *, before: str | None = None, to_end: bool = False) -> TrainingJob:
         """To the front of its queue, before another job of it, or to the end."""
         fields = {"job_id": self.id, "before_id": before, "to_end": to_end}
-        request = parse_request("training.move", fields=fields)
-        return ask(self.context, "training.move", request=request, answer=CommandedJob).job
+        return ask(self.context, "training.move", fields=fields, answer=CommandedJob).job
 
     def skip(self) -> bool:
         """To the end of its queue; it keeps its progress."""
@@ -119,8 +118,8 @@ class JobHandle:
         return self._command("cancel")
 
     def _command(self, name: str) -> bool:
-        request = parse_request(f"training.{name}", fields={"job_id": self.id})
-        return ask(self.context, f"training.{name}", request=request, answer=CommandedJob).is_in_effect
+        fields = {"job_id": self.id}
+        return ask(self.context, f"training.{name}", fields=fields, answer=CommandedJob).is_in_effect
 
 
 class Tandem:
@@ -152,18 +151,18 @@ class Tandem:
             "priority": priority,
             "name": name,
             "parent": parent,
-            "hyperparameters": dict(hyperparameters or {}),
+            "hyperparameters": {} if hyperparameters is None else hyperparameters,
             "force": force,
             "not_before_at": not_before,
-            "after": tuple(after),
+            "after": after,
             "submitted_by": submitted_by,
         }
-        request = parse_request("training.submit", fields=fields)
-        submitted = ask(self.context, "training.submit", request=request, answer=SubmittedJob)
+        submitted = ask(self.context, "training.submit", fields=fields, answer=SubmittedJob)
         return JobHandle(id=submitted.job.id, is_new=submitted.is_new, context=self.context)
 
     def job(self, job_id: str) -> JobHandle:
         """A handle on an existing job; `NotFound` where there is none."""
+        parse_request("training.run", fields={"job_id": job_id})  # whatever is no text is refused
         with self.context.registry.reading() as tx:
             tx.get(TrainingJob, job_id)
         return JobHandle(id=job_id, is_new=False, context=self.context)
@@ -172,35 +171,32 @@ class Tandem:
         """Register a model directory as a candidate, or as the base model."""
         origin = "base" if as_base else "imported"
         fields = {"path": _absolute(path), "origin": origin, "note": note}
-        request = parse_request("checkpoint.import", fields=fields)
-        return ask(self.context, "checkpoint.import", request=request, answer=Checkpoint)
+        return ask(self.context, "checkpoint.import", fields=fields, answer=Checkpoint)
 
     def build_suite(self, path: str | Path, *, name: str = "validation") -> Suite:
         """Make a JSONL file the active validation suite."""
-        request = parse_request("suite.build", fields={"path": _absolute(path), "name": name})
-        return ask(self.context, "suite.build", request=request, answer=Suite)
+        fields = {"path": _absolute(path), "name": name}
+        return ask(self.context, "suite.build", fields=fields, answer=Suite)
 
     def deploy(self, checkpoint_id: str | None = None) -> Deployment:
         """Serve the best-ranked checkpoint, or the named one."""
-        request = parse_request("deployment.sync_best", fields={"checkpoint_id": checkpoint_id})
-        return ask(self.context, "deployment.sync_best", request=request, answer=Deployment)
+        fields = {"checkpoint_id": checkpoint_id}
+        return ask(self.context, "deployment.sync_best", fields=fields, answer=Deployment)
 
     def rollback(self, release_id: str | None = None, *, reason: str = "asked for") -> Deployment:
         """Serve the release before, or the named one."""
         fields = {"release_id": release_id, "reason": reason}
-        request = parse_request("deployment.rollback", fields=fields)
-        return ask(self.context, "deployment.rollback", request=request, answer=Deployment)
+        return ask(self.context, "deployment.rollback", fields=fields, answer=Deployment)
 
     def drain(self, host: str | None = None, *, after_job: str | None = None) -> DrainedHost:
         """Let a host finish what it has and take nothing new; at once, or when a job is done."""
         fields = {"host": host or self._only_host(), "after_job_id": after_job}
-        request = parse_request("host.drain", fields=fields)
-        return ask(self.context, "host.drain", request=request, answer=DrainedHost)
+        return ask(self.context, "host.drain", fields=fields, answer=DrainedHost)
 
     def undrain(self, host: str | None = None) -> DrainedHost:
         """Let a host take work again."""
-        request = parse_request("host.undrain", fields={"host": host or self._only_host()})
-        return ask(self.context, "host.undrain", request=request, answer=DrainedHost)
+        fields = {"host": host or self._only_host()}
+        return ask(self.context, "host.undrain", fields=fields, answer=DrainedHost)
 
     def _only_host(self) -> str:
         with self.context.registry.reading() as tx:
@@ -215,8 +211,12 @@ class Tandem:
         return system_status(self.context)
 
 
-def ask(context: Context, task: str, *, request: Record, answer: type[R]) -> R:
-    """Send a task, wait for its answer; `NoAnswer`, `BrokerUnavailable`, `TaskFailed` say why none came."""
+def ask(context: Context, task: str, *, fields: Mapping[str, Any], answer: type[R]) -> R:
+    """Send a task, wait for its answer; `NoAnswer`, `BrokerUnavailable`, `TaskFailed` say why none came.
+
+    `RequestError` where the fields are not what its contract says: nothing is sent then.
+    """
+    request = parse_request(task, fields=fields)
     timeout = ANSWER_SECONDS + context.settings.deployment.timeout_seconds
     try:
         message_id = context.send(Message(task, request))
@@ -238,9 +238,14 @@ def ask(context: Context, task: str, *, request: Record, answer: type[R]) -> R:
         ) from None
 
 
-def _absolute(path: str | Path) -> str:
-    """A path that means the same file to the worker, whichever directory it runs in."""
+def _absolute(path: object) -> object:
+    """A path that means the same file to the worker, whichever directory it runs in.
+
+    What is no path is left for the contract to refuse.
+    """
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        return path
     try:
         return str(Path(path).expanduser().absolute())
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise RequestError(f"{path!r:.80} is no path: {error}.", remedy="Name a file.") from None
+    except RuntimeError:  # ~name, and nobody bears that name
+        return str(path)

@@ -28,9 +28,9 @@ def door(name: str) -> Callable[[Handler[Request]], Handler[Request]]:
     contract = contract_of(name)
 
     def register(handler: Handler[Request]) -> Handler[Request]:
-        def run(**fields: Any) -> dict[str, Any] | None:
+        def run(*values: Any, **fields: Any) -> dict[str, Any] | None:
             try:
-                request = cast("Request", parse_request(name, fields=fields))
+                request = cast("Request", parse_request(name, fields=fields, values=values))
                 result = handler(request, current_context())
             except StaleWrite as error:
                 log.info("%s: stale, discarded: %s", name, error)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from registry.errors import QueueFull, RegistryUnavailable, TandemError
 from registry.messages import JobBell, Nothing, SubmittedJob, TrainingSubmission
-from registry.states import JobState
+from registry.states import JobState, Priority
 from tasks.door import door
 from workers import admission, inbox, queue_folders, signals, submission
 from workers.context import Context
@@ -67,13 +67,13 @@ def scan(_request: Nothing, context: Context) -> None:
     with context.holding("inbox") as lease:
         if lease is None:
             return  # another scan is at work
-        for path, request in inbox.ready(context.settings):
-            _submit_file(path, request=request, context=context)
+        for path, priority in inbox.ready(context.settings):
+            _submit_file(path, priority=priority, context=context)
 
 
-def _submit_file(path: Path, *, request: TrainingSubmission, context: Context) -> None:
+def _submit_file(path: Path, *, priority: Priority, context: Context) -> None:
     try:
-        submit(request, context)
+        submit(inbox.request_for(path, priority=priority), context)
     except (RegistryUnavailable, QueueFull, OSError):
         raise  # not the file's fault: it stays for the next scan
     except TandemError as error:

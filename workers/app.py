@@ -53,7 +53,8 @@ class TandemCelery(Celery):
 
     def _send(self, name: str, *args: Any, **options: Any) -> Any:
         kwargs = options.get("kwargs") or (args[1] if len(args) > 1 else None) or {}
-        parse_request(name, fields=kwargs)
+        positional = options.get("args") or (args[0] if args else None) or ()
+        parse_request(name, fields=kwargs, values=positional)
         options.setdefault("ignore_result", not TASKS[name].has_result)
         try:
             self._require_broker()

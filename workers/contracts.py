@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,9 +89,16 @@ def contract_of(name: str) -> Contract:
     raise RequestError(f"There is no task {name!r}.", remedy=remedy)
 
 
-def parse_request(name: str, *, fields: Mapping[str, Any]) -> Record:
-    """The request that these keyword arguments make; `RequestError` names field, value and remedy."""
+def parse_request(name: str, *, fields: Mapping[str, Any], values: Sequence[Any] = ()) -> Record:
+    """The request that these keyword arguments make; `RequestError` names field, value and remedy.
+
+    `values` are arguments without a name: there may be none.
+    """
     model = contract_of(name).request
+    if values:
+        raise RequestError(
+            f"{name}: {str(values[0])[:80]!r} has no name.", remedy=f"By name it takes: {_describe(model)}."
+        )
     try:
         return model.model_validate(dict(fields))
     except ValidationError as error:

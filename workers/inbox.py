@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config.settings import Settings
+from registry.errors import DatasetError, printable
 from registry.files import write_json
 from registry.messages import TrainingSubmission
 from registry.states import Priority
 
 SUFFIX = ".jsonl"
+MAX_STEM_BYTES = 200  # of the 255 that a file's name may have
 
 
-def ready(
-    settings: Settings, *, now_seconds: float | None = None
-) -> Iterator[tuple[Path, TrainingSubmission]]:
-    """Files that nobody has written to for a while, high first, each with its request.
+def ready(settings: Settings, *, now_seconds: float | None = None) -> Iterator[tuple[Path, Priority]]:
+    """Files that nobody has written to for a while, high first, each with its priority.
 
     `inbox/high`, `inbox/normal` and `inbox/low` set the priority; the inbox itself means normal.
     """
@@ -26,7 +26,14 @@ def ready(
     places = [(inbox / "high", Priority.HIGH), (inbox / "normal", Priority.NORMAL), (inbox, Priority.NORMAL)]
     for directory, priority in [*places, (inbox / "low", Priority.LOW)]:
         for path in _complete_files(directory, settings=settings, now_seconds=now_seconds):
-            yield path, TrainingSubmission(dataset=str(path), priority=priority, submitted_by="inbox")
+            yield path, priority
+
+
+def request_for(path: Path, *, priority: Priority) -> TrainingSubmission:
+    """What a dropped file asks for; `DatasetError` where its name is no text."""
+    if printable(str(path)) != str(path):
+        raise DatasetError(f"The name {path.name!r} is not UTF-8.", remedy="Rename the file.")
+    return TrainingSubmission(dataset=str(path), priority=priority, submitted_by="inbox")
 
 
 def done(path: Path) -> None:
@@ -35,16 +42,24 @@ def done(path: Path) -> None:
 
 
 def refuse(path: Path, *, settings: Settings, reason: str) -> Path:
-    """Move a file that cannot become a job to `queue/failed`, its reason beside it."""
-    target = settings.paths.refused / path.name
+    """Move a file that cannot become a job to `queue/failed`, its reason beside it.
+
+    It keeps its name where that is text and leaves room for `.reason.json`.
+    """
+    stem = _shortened(printable(path.stem))
+    target = settings.paths.refused / f"{stem}{path.suffix}"
     number = 1
     while target.exists():
-        target = settings.paths.refused / f"{path.stem}.{number}{path.suffix}"
+        target = settings.paths.refused / f"{stem}.{number}{path.suffix}"
         number += 1
     target.parent.mkdir(parents=True, exist_ok=True)
     write_json(target.with_name(f"{target.name}.reason.json"), value={"file": path.name, "reason": reason})
     path.rename(target)
     return target
+
+
+def _shortened(stem: str) -> str:
+    return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
 def _complete_files(directory: Path, *, settings: Settings, now_seconds: float) -> list[Path]:

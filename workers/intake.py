@@ -37,16 +37,16 @@ def locate(name: str, *, settings: Settings) -> Path:
         given = Path(name).expanduser()
         tried = [given] if given.is_absolute() else [settings.paths.inbox / given, Path.cwd() / given]
         resolved = [path.resolve() for path in tried]
-        found_there = [path for path in resolved if path.exists()]
-    except (ValueError, RuntimeError, OSError) as error:
-        raise DatasetError(f"{name[:80]!r} is no path: {error}.", remedy="Name a file.") from None
+        found = [path for path in resolved if path.exists()]
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a home nobody has
+        raise DatasetError(f"{name[:80]!r} cannot be a path: {error}.", remedy="Check the path.") from None
     inside = [path for path in resolved if any(path.is_relative_to(root) for root in roots)]
     if not inside:
         raise DatasetError(
             f"{name} lies outside the allowed roots ({', '.join(map(str, roots))}).",
             remedy=f"Copy it to {settings.paths.inbox}, or name its directory in TANDEM_ALLOWED_ROOTS.",
         )
-    found = [path for path in inside if path in found_there]
+    found = [path for path in found if path in inside]
     if not found:
         looked = " and ".join(map(str, inside))
         raise DatasetError(f"{name} does not exist (looked at {looked}).", remedy="Check the path.")

@@ -89,7 +89,7 @@ def suite_build(
         print_json(suite)
     else:
         levels = ", ".join(f"{level} {count}" for level, count in sorted(suite.num_by_difficulty.items()))
-        console.print(f"{suite.id}: {suite.num_rows} rows ({levels})")
+        console.print(f"{suite.id}: {suite.num_rows} rows ({levels})", markup=False)
 
 
 @suite_commands.command("show")

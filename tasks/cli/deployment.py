@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from registry.records import Deployment
@@ -55,7 +56,12 @@ def deploy_list(as_json: Json = False) -> None:
         table.add_column(heading, overflow="fold")
     for item in deployments:
         table.add_row(
-            str(item.generation), item.id, item.checkpoint_id, styled(item.state), item.reason, item.problem
+            str(item.generation),
+            item.id,
+            item.checkpoint_id,
+            styled(item.state),
+            escape(item.reason),
+            escape(item.problem),
         )
     console.print(table if deployments else "Nothing was deployed yet.")
 

@@ -32,7 +32,7 @@ def drain(
     if as_json:
         print_json(drained)
         return
-    console.print(_sentence(drained))
+    console.print(_sentence(drained), markup=False)
 
 
 def undrain(host: HostName = None, as_json: Json = False) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from registry.records import Estimate
@@ -83,7 +84,7 @@ def parts_table(parts: Sequence[PartStatus]) -> Table:
     for heading in ("part", "state", "detail"):
         table.add_column(heading, overflow="fold")
     for part in parts:
-        table.add_row(part.name, styled(part.state), part.detail)
+        table.add_row(part.name, styled(part.state), escape(part.detail))
     return table
 
 
@@ -96,7 +97,14 @@ def jobs_table(jobs: Sequence[JobStatus]) -> Table:
         step = "–" if job.step is None else f"{job.step}/{job.num_steps}"
         speed = number(job.tokens_per_second, digits=0)
         table.add_row(
-            job.id, job.name, job.priority, styled(job.state), step, number(job.loss), speed, job.reason
+            job.id,
+            escape(job.name),
+            job.priority,
+            styled(job.state),
+            step,
+            number(job.loss),
+            speed,
+            escape(job.reason),
         )
     return table
 
@@ -111,13 +119,13 @@ def queue_table(jobs: Sequence[JobStatus]) -> Table:
         table.add_row(
             str(job.place) if waits else "–",
             job.id,
-            job.name,
+            escape(job.name),
             job.priority,
             styled(job.state),
             "–" if job.step is None else f"{job.step}/{job.num_steps}",
             moment(job.start) if waits else "–",
             "–" if waits else moment(job.eta),
-            job.reason or (job.start_unknown_because if waits else ""),
+            escape(job.reason or (job.start_unknown_because if waits else "")),
         )
     return table
 
@@ -139,7 +147,16 @@ def checkpoints_table(checkpoints: Sequence[CheckpointStatus], *, title: str = "
     """Checkpoints with loss, accuracy by difficulty and 95 % intervals, verdict, rank."""
     levels = _levels(checkpoints)
     table = Table(title=title, title_justify="left")
-    for heading in ("rank", "checkpoint", "loss", "accuracy", *levels, "verdict", "state", "served"):
+    for heading in (
+        "rank",
+        "checkpoint",
+        "loss",
+        "accuracy",
+        *map(escape, levels),
+        "verdict",
+        "state",
+        "served",
+    ):
         table.add_column(heading)
     for line in checkpoints:
         loss = "–" if line.loss is None else f"{line.loss.value:.3f}"
@@ -173,11 +190,11 @@ def print_status(status: SystemStatus) -> None:
     agreement = {True: "the server agrees", False: "the server differs", None: "the server does not say"}
     said = f"{agreement[served.agrees]}: {served.reported_by_server or 'no release'}"
     console.print(f"Served: {served.release_id or 'nothing'} ({served.checkpoint_id or '–'}); {said}")
-    console.print(f"As of {status.written_at:%Y-%m-%d %H:%M:%S} UTC, home {status.home}")
+    console.print(f"As of {status.written_at:%Y-%m-%d %H:%M:%S} UTC, home {escape(status.home)}")
 
 
 def _training_line(training: TrainingStatus, *, now: datetime) -> str:
-    words = [f"Training: {styled(training.status)}", training.name or "", training.reason]
+    words = [f"Training: {styled(training.status)}", escape(training.name or ""), escape(training.reason)]
     if training.step is not None:
         words.append(f"step {training.step}/{training.total_steps}, loss {number(training.loss)}")
     if training.reported_at is not None:

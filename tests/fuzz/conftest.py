@@ -1,32 +1,106 @@
-"""A home with a registry, and no Redis: every request reaches its task by a direct call through Celery."""
+"""Many requests, most of them wrong, through every door. `make fuzz CASES=5000` says how many."""
 
+import importlib
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
+from celery import Celery
+from hypothesis import HealthCheck, Phase, settings
 
+import tasks.api
+import tasks.door
+import tasks.safety
+import tasks.training
+import workers.app
+import workers.context
+import workers.status
+import workers.steering
 from config.settings import setting_names
-from registry.schema import upgrade
-from tests.fuzz.doors import Doors
-from workers.context import current_context
+from registry.status_files import PartStatus
+from tasks.testing_fuzz import House, Nobody, Wire, WriteWatch, check_everything
+from workers.celery_settings import TASK_MODULES
+from workers.context import Context
+from workers.testing import FakeChild, finished
 
-ROW = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+NUM_DOORS = 4
+settings.register_profile(
+    "fuzz",
+    max_examples=max(1, int(os.environ.get("CASES", "800")) // NUM_DOORS),
+    derandomize=True,  # the same cases everywhere; a failure prints the one to repeat
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+    phases=(Phase.generate,) if os.environ.get("HUNT") else (Phase.generate, Phase.shrink),
+)
+settings.load_profile("fuzz")
+
+Case = Callable[[], "Door"]
 
 
-@pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
-    work = tmp_path_factory.mktemp("fuzz")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in setting_names():
-            patch.delenv(name, raising=False)
-        patch.setenv("TANDEM_HOME", str(work / "var"))
-        patch.setenv("TANDEM_REDIS__URL", "redis://127.0.0.1:1/0")
-        patch.setenv("TANDEM_SCHEDULE__INBOX_SETTLE_SECONDS", "0")
-        patch.chdir(work)
-        context = current_context()
-        context.settings.paths.prepare()
-        upgrade(context.registry)
-        (work / "good.jsonl").write_text(ROW)
-        (work / "folder").mkdir()
-        os.mkfifo(work / "pipe.jsonl")
-        yield Doors(work=work, context=context, patch=patch)
+class Door:
+    """One case: a fresh home, the wire to it, and the check at the end."""
+
+    def __init__(self, house: House, *, context: Context, wire: Wire, watch: WriteWatch) -> None:
+        house.restore(context)
+        self.context, self.wire, self.watch = context, wire, watch
+        wire.answers.clear()
+        wire.crashes.clear()
+        self._writes = watch.only(house.root / "case" / "home")
+
+    def __enter__(self) -> "Door":
+        self._writes.__enter__()
+        return self
+
+    def __exit__(self, kind: type | None, *_error: object) -> None:
+        self._writes.__exit__(None, None, None)
+        if kind is None:
+            assert self.wire.crashes == [], "\n".join(self.wire.crashes)
+            assert self.watch.found == [], f"written outside TANDEM_HOME: {self.watch.found}"
+            check_everything(self.context)
+
+
+@pytest.fixture(scope="session")
+def watch() -> WriteWatch:
+    return WriteWatch()
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """In memory where that is possible: every case begins with a copy of a whole home."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def door(root: Path, monkeypatch: pytest.MonkeyPatch, watch: WriteWatch) -> Iterator[Case]:
+    house = House(root)
+    for name in setting_names():
+        monkeypatch.delenv(name, raising=False)
+    for name, value in house.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(root)
+    for module in TASK_MODULES:
+        importlib.import_module(module)
+    house.build()
+    app = workers.app.app
+    wire, context = Wire(app), house.open(app)
+    monkeypatch.setattr(tasks.door, "current_context", lambda: context)
+    monkeypatch.setattr(tasks.api, "open_context", lambda _settings: context)
+    no_redis = partial(PartStatus, name="redis", state="down")
+    monkeypatch.setattr(workers.app.TandemCelery, "_require_broker", lambda self: None)
+    monkeypatch.setattr(Celery, "send_task", lambda self, *a, **o: wire.send_task(*a, **o))
+    monkeypatch.setattr(app, "AsyncResult", lambda answer_id: wire.answers[answer_id])
+    monkeypatch.setattr(app, "control", Nobody())
+    for module in (workers.status, tasks.safety):
+        monkeypatch.setattr(module, "redis_status", lambda s, *, now: (no_redis(observed_at=now), None))
+    trained = partial(tasks.training.TrainingRun, start_child=FakeChild([finished()]))
+    monkeypatch.setattr(tasks.training, "TrainingRun", trained)
+    yield partial(Door, house, context=context, wire=wire, watch=watch)
+    context.registry.engine.dispose()
+    monkeypatch.undo()

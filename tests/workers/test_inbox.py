@@ -14,7 +14,7 @@ def drop(path: Path) -> Path:
 def found(settings: Settings, *, seconds_later: float = 60) -> list[tuple[str, str]]:
     newest = max(path.stat().st_mtime for path in settings.paths.inbox.rglob("*"))
     ready = inbox.ready(settings, now_seconds=newest + seconds_later)
-    return [(path.name, str(request.priority)) for path, request in ready]
+    return [(path.name, str(priority)) for path, priority in ready]
 
 
 def test_the_folder_sets_the_priority_and_high_comes_first(settings: Settings) -> None:
