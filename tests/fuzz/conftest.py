@@ -21,7 +21,7 @@ import workers.status
 import workers.steering
 from config.settings import setting_names
 from registry.status_files import PartStatus
-from tasks.testing_fuzz import House, Nobody, Wire, WriteWatch, check_everything
+from tests.fuzz.support import House, Nobody, Wire, WriteWatch, check_everything
 from workers.celery_settings import TASK_MODULES
 from workers.context import Context
 from workers.testing import FakeChild, finished

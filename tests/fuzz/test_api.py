@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 import tasks.api
 from registry.errors import TandemError
 from tasks.api import JobHandle, Tandem
-from tasks.testing_requests import JOBS, junk, odd_text, values_of
+from tests.fuzz.requests import JOBS, junk, odd_text, values_of
 
-pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.integration, pytest.mark.fuzz, pytest.mark.timeout(3000)]
 ENDLESS = {"wait", "follow", "watch"}
 
 

@@ -16,9 +16,9 @@ from registry.records import TrainingJob
 from registry.states import JobState
 from tasks.api import JobHandle
 from tasks.cli.main import cli, main
-from tasks.testing_requests import HYPERPARAMETERS, junk, odd_text, values_of, words
+from tests.fuzz.requests import HYPERPARAMETERS, junk, odd_text, values_of, words
 
-pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.integration, pytest.mark.fuzz, pytest.mark.timeout(3000)]
 # Whatever stands below these is fuzzed. `up`, `down` and `demo` start and stop processes.
 GROUPS = (
     "submit",
@@ -47,7 +47,7 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], An
 
 
 def value_for(parameter: Any) -> st.SearchStrategy[str]:
-    """Mostly what the parameter's type asks for. No argument can hold a zero byte: the kernel ends it there."""
+    """Mostly what the parameter asks for. No argument holds a zero byte: the kernel ends it there."""
     name = parameter.name or ""
     if name == "set_":
         likely = st.tuples(st.sampled_from(HYPERPARAMETERS), odd_text | junk.map(json.dumps)).map("=".join)

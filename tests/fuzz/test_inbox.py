@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.testing_fuzz import ROW, age
-from tasks.testing_requests import junk
+from tests.fuzz.requests import junk
+from tests.fuzz.support import ROW, age
 
-pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.integration, pytest.mark.fuzz, pytest.mark.timeout(3000)]
 TAKEN = (b"", b"high", b"normal", b"low")
 FOLDERS = [*TAKEN, b"sub", b"high/deep", b"..odd", b"\xff", b"a\nb"]
 GOOD = (ROW % "a").encode()
@@ -34,12 +34,32 @@ names = st.tuples(stems, st.sampled_from([b".jsonl"] * 9 + [b".JSONL", b".txt", 
 
 values = junk.map(lambda value: json.dumps(value).encode())
 MUTATIONS = [
-    b"", b"\n", b"\xef\xbb\xbf", b"\xff\xfe", b"null", b"[]", b"0", b"NaN", b"\0", b"{", b"1" * 5000, b"[" * 100_000,
-    b'{"a":' * 2000, b'{"messages": NaN}', b'{"messages": [], "messages": {}}', b'{"prompt": "a", "completion": "\\ud800"}',
-    b'{"prompt": 1e999, "completion": "b"}', b'{"prompt": "a", "completion": "b", "tags": "x", "id": 1}',
-    b'{"prompt": "a", "completion": "b", "difficulty": null}', b'{"prompt": "\\u0000", "completion": "\\u0000"}',
-    b"\r", b"\x85", b"\xe2\x80\xa8", b'{"prompt": "a\\ud83d\\ude00", "completion": "b"}', b" " * (5 << 20),
-]  # fmt: skip
+    b"",
+    b"\n",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b"0",
+    b"NaN",
+    b"\0",
+    b"{",
+    b"1" * 5000,
+    b"[" * 100_000,
+    b'{"a":' * 2000,
+    b'{"messages": NaN}',
+    b'{"messages": [], "messages": {}}',
+    b'{"prompt": "a", "completion": "\\ud800"}',
+    b'{"prompt": 1e999, "completion": "b"}',
+    b'{"prompt": "a", "completion": "b", "tags": "x", "id": 1}',
+    b'{"prompt": "a", "completion": "b", "difficulty": null}',
+    b'{"prompt": "\\u0000", "completion": "\\u0000"}',
+    b"\r",
+    b"\x85",
+    b"\xe2\x80\xa8",
+    b'{"prompt": "a\\ud83d\\ude00", "completion": "b"}',
+    b" " * (5 << 20),
+]
 lines = st.one_of([st.just(GOOD.strip())] * 3 + [st.sampled_from(MUTATIONS), values, st.binary(max_size=30)])
 ends = st.sampled_from([b"\n", b"\n", b"\r\n", b"\r", b"", b"\n\n"])
 contents = st.lists(st.tuples(lines, ends).map(b"".join), max_size=4).map(b"".join)

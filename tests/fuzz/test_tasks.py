@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.testing_requests import junk, requests
+from tests.fuzz.requests import junk, requests
 from workers.contracts import TASKS
 
-pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.integration, pytest.mark.fuzz, pytest.mark.timeout(3000)]
 
 calls = st.sampled_from(sorted(TASKS)).flatmap(lambda name: st.tuples(st.just(name), requests(name)))
 one_or_two = st.lists(calls, min_size=1, max_size=2)
