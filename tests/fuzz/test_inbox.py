@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.testing_fuzz import ROW, age
-from tasks.testing_requests import junk
+from tests.fuzz.house import ROW, age
+from tests.fuzz.requests import junk
 
-pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.integration, pytest.mark.fuzz, pytest.mark.timeout(3000)]
 TAKEN = (b"", b"high", b"normal", b"low")
 FOLDERS = [*TAKEN, b"sub", b"high/deep", b"..odd", b"\xff", b"a\nb"]
 GOOD = (ROW % "a").encode()
@@ -30,6 +30,7 @@ stems = st.sampled_from(
         b"\\",
     ]
 ) | st.binary(min_size=1, max_size=20).map(lambda raw: raw.replace(b"/", b"_").replace(b"\0", b"_"))
+# ruff: noqa: E501, RUF005 - lists of odd values read best as lists
 names = st.tuples(stems, st.sampled_from([b".jsonl"] * 9 + [b".JSONL", b".txt", b""])).map(b"".join)
 
 values = junk.map(lambda value: json.dumps(value).encode())
@@ -65,6 +66,7 @@ def is_meant(folder: bytes, name: bytes) -> bool:
     return folder in TAKEN and name.endswith(b".jsonl") and not name.startswith(b".")
 
 
+@settings(settings.get_profile("fuzz"))
 @given(drops)
 def test_a_dropped_file_becomes_a_job_or_is_moved_aside(
     door: Any, files: list[tuple[bytes, bytes, bytes]]

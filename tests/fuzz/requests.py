@@ -1,4 +1,4 @@
-"""Hypothesis strategies for requests of every task, made from the contracts: a new field is fuzzed unasked."""
+"""Requests for every task, made from the contracts: a new field is fuzzed unasked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from registry.states import JobState
-from tasks.testing_fuzz import FILES, HOST
+from tests.fuzz.house import FILES, HOST
 from workers.contracts import TASKS
 
 JOBS = [f"job-{state}" for state in JobState]
@@ -30,6 +30,7 @@ KNOWN: dict[str, Sequence[str]] = {
     "suite": ["suite-1", "suite.jsonl"],
     "host": [HOST],
 }
+# ruff: noqa: E501 - lists of odd values read best as lists
 ODD = [
     "", " ", "\0", "\n", "..", "-", "--", "--help", "\ud800", "\udcff", "é" * 200, "x" * 300, "x" * 5000, "~", "~x",
     "[/]", "[red]", "NaN", "null", "{}", "$(id)", "%s", "'; drop table jobs; --", "\u202e", "1" * 5000, "+999999d",
