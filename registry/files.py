@@ -37,9 +37,7 @@ def write_atomically(path: Path, *, content: bytes, mode: int = 0o644, is_durabl
 def write_json(path: Path, *, value: Any, is_durable: bool = True) -> None:
     """Write strict JSON (no NaN, no Infinity) atomically; `ValueError` where the value is not."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=2)
-    # Half a surrogate pair, as in the name of a file, is written as JSON writes it: \\udcff.
-    content = text.encode(errors="backslashreplace") + b"\n"
-    write_atomically(path, content=content, is_durable=is_durable)
+    write_atomically(path, content=text.encode() + b"\n", is_durable=is_durable)
 
 
 def sync_directory(path: Path) -> None:

@@ -53,7 +53,10 @@ def refuse(path: Path, *, settings: Settings, reason: str) -> Path:
         target = settings.paths.refused / f"{stem}.{number}{path.suffix}"
         number += 1
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_json(target.with_name(f"{target.name}.reason.json"), value={"file": path.name, "reason": reason})
+    write_json(
+        target.with_name(f"{target.name}.reason.json"),
+        value={"file": printable(path.name), "reason": printable(reason)},
+    )
     path.rename(target)
     return target
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import typer.main
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.records import TrainingJob
+from registry import leases
+from registry.records import Lease, TrainingJob
 from registry.states import JobState
 from tasks.api import JobHandle
 from tasks.cli.main import cli, main
@@ -47,10 +48,11 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], An
 
 
 def value_for(parameter: Any) -> st.SearchStrategy[str]:
-    """Mostly what the parameter asks for. No argument holds a zero byte: the kernel ends it there."""
+    """Mostly what the parameter's type asks for. An argument ends at a zero byte, so none can hold one."""
     name = parameter.name or ""
     if name == "set_":
-        likely = st.tuples(st.sampled_from(HYPERPARAMETERS), odd_text | junk.map(json.dumps)).map("=".join)
+        value = odd_text | junk.map(json.dumps)
+        likely = st.tuples(st.sampled_from(HYPERPARAMETERS), value).map("=".join)
     else:
         kind = parameter.type_descriptor.annotation
         likely = words(name) if kind is Path else values_of(kind, name=name).map(as_word)
@@ -98,6 +100,7 @@ def run(argv: list[str]) -> tuple[object, str]:
     return code, (out.buffer.getvalue() + err.buffer.getvalue()).decode()  # type: ignore[attr-defined]
 
 
+@settings(settings.get_profile("fuzz"))
 @given(lines)
 def test_every_line_ends_in_0_1_or_2_without_a_traceback(
     door: Any, monkeypatch: pytest.MonkeyPatch, argv: list[str]
@@ -109,6 +112,8 @@ def test_every_line_ends_in_0_1_or_2_without_a_traceback(
                 for state in (JobState.QUEUED, JobState.SUBMITTED, JobState.RUNNING, JobState.PAUSED):
                     for job in tx.find(TrainingJob, state=state):
                         tx.transition(job, to=JobState.CANCELLED, actor="test")
+                for lease in tx.find(Lease):
+                    leases.release(tx, lease)
 
         monkeypatch.setitem(JobHandle.wait.__kwdefaults__, "sleep", end_the_job)
         monkeypatch.setattr(sys, "argv", [])

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.house import ROW, age
 from tests.fuzz.requests import junk
-from tests.fuzz.support import ROW, age
 
 pytestmark = [pytest.mark.integration, pytest.mark.fuzz, pytest.mark.timeout(3000)]
 TAKEN = (b"", b"high", b"normal", b"low")
@@ -30,36 +30,17 @@ stems = st.sampled_from(
         b"\\",
     ]
 ) | st.binary(min_size=1, max_size=20).map(lambda raw: raw.replace(b"/", b"_").replace(b"\0", b"_"))
+# ruff: noqa: E501, RUF005 - lists of odd values read best as lists
 names = st.tuples(stems, st.sampled_from([b".jsonl"] * 9 + [b".JSONL", b".txt", b""])).map(b"".join)
 
 values = junk.map(lambda value: json.dumps(value).encode())
 MUTATIONS = [
-    b"",
-    b"\n",
-    b"\xef\xbb\xbf",
-    b"\xff\xfe",
-    b"null",
-    b"[]",
-    b"0",
-    b"NaN",
-    b"\0",
-    b"{",
-    b"1" * 5000,
-    b"[" * 100_000,
-    b'{"a":' * 2000,
-    b'{"messages": NaN}',
-    b'{"messages": [], "messages": {}}',
-    b'{"prompt": "a", "completion": "\\ud800"}',
-    b'{"prompt": 1e999, "completion": "b"}',
-    b'{"prompt": "a", "completion": "b", "tags": "x", "id": 1}',
-    b'{"prompt": "a", "completion": "b", "difficulty": null}',
-    b'{"prompt": "\\u0000", "completion": "\\u0000"}',
-    b"\r",
-    b"\x85",
-    b"\xe2\x80\xa8",
-    b'{"prompt": "a\\ud83d\\ude00", "completion": "b"}',
-    b" " * (5 << 20),
-]
+    b"", b"\n", b"\xef\xbb\xbf", b"\xff\xfe", b"null", b"[]", b"0", b"NaN", b"\0", b"{", b"1" * 5000, b"[" * 100_000,
+    b'{"a":' * 2000, b'{"messages": NaN}', b'{"messages": [], "messages": {}}', b'{"prompt": "a", "completion": "\\ud800"}',
+    b'{"prompt": 1e999, "completion": "b"}', b'{"prompt": "a", "completion": "b", "tags": "x", "id": 1}',
+    b'{"prompt": "a", "completion": "b", "difficulty": null}', b'{"prompt": "\\u0000", "completion": "\\u0000"}',
+    b"\r", b"\x85", b"\xe2\x80\xa8", b'{"prompt": "a\\ud83d\\ude00", "completion": "b"}', b" " * (5 << 20),
+]  # fmt: skip
 lines = st.one_of([st.just(GOOD.strip())] * 3 + [st.sampled_from(MUTATIONS), values, st.binary(max_size=30)])
 ends = st.sampled_from([b"\n", b"\n", b"\r\n", b"\r", b"", b"\n\n"])
 contents = st.lists(st.tuples(lines, ends).map(b"".join), max_size=4).map(b"".join)
@@ -85,6 +66,7 @@ def is_meant(folder: bytes, name: bytes) -> bool:
     return folder in TAKEN and name.endswith(b".jsonl") and not name.startswith(b".")
 
 
+@settings(settings.get_profile("fuzz"))
 @given(drops)
 def test_a_dropped_file_becomes_a_job_or_is_moved_aside(
     door: Any, files: list[tuple[bytes, bytes, bytes]]

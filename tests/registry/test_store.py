@@ -160,3 +160,12 @@ def test_an_id_that_no_row_can_have_is_not_found_or_refused(registry: Registry) 
         tx.get(TrainingJob, "job-\0")
     with pytest.raises(NotFound), registry.reading() as tx:
         tx.get(TrainingJob, "x" * 10_000)
+
+
+@pytest.mark.parametrize("sought", ["\ud800", "job-\udcff"])
+def test_half_a_character_is_refused_in_one_sentence_that_can_be_printed(
+    registry: Registry, sought: str
+) -> None:
+    with pytest.raises(ValueRefused) as caught, registry.reading() as tx:
+        tx.get(TrainingJob, sought)
+    assert str(caught.value).encode()

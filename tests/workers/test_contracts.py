@@ -60,3 +60,8 @@ def test_a_wrong_argument_is_named_with_its_value_and_what_the_task_takes(
     with pytest.raises(RequestError, match=message) as caught:
         parse_request("training.submit", fields=fields)
     assert "It takes: dataset, [priority]" in str(caught.value)
+
+
+def test_an_argument_without_a_name_is_refused_with_the_names() -> None:
+    with pytest.raises(RequestError, match="'data.jsonl' has no name. By name it takes: dataset"):
+        parse_request("training.submit", fields={}, values=["data.jsonl"])

@@ -1,7 +1,12 @@
 import json
+import os
 from pathlib import Path
 
+import pytest
+
 from config.settings import Settings
+from registry.errors import DatasetError
+from registry.states import Priority
 from workers import inbox
 
 
@@ -47,3 +52,19 @@ def test_a_refused_file_is_moved_aside_with_its_reason_and_never_over_another(se
     assert names == ["a.1.jsonl", "a.1.jsonl.reason.json", "a.jsonl", "a.jsonl.reason.json"]
     reason = json.loads((settings.paths.refused / "a.jsonl.reason.json").read_text())
     assert reason == {"file": "a.jsonl", "reason": "line 1: not JSON"}
+
+
+def test_a_name_that_is_not_text_is_refused_and_moved_aside(settings: Settings) -> None:
+    path = drop(Path(os.fsdecode(os.fsencode(settings.paths.inbox) + b"/\xff.jsonl")))
+    with pytest.raises(DatasetError, match=r"The name .* is not UTF-8") as caught:
+        inbox.request_for(path, priority=Priority.HIGH)
+    target = inbox.refuse(path, settings=settings, reason=str(caught.value))
+    assert target.name == "\\udcff.jsonl"
+    assert not path.exists()
+
+
+def test_the_longest_name_leaves_room_for_its_reason(settings: Settings) -> None:
+    name = "é" * 124 + ".jsonl"
+    target = inbox.refuse(drop(settings.paths.inbox / name), settings=settings, reason="line 1: not JSON")
+    assert target.name == "é" * 100 + ".jsonl"
+    assert json.loads(target.with_name(f"{target.name}.reason.json").read_text())["file"] == name

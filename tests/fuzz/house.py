@@ -1,4 +1,8 @@
+<<<<<<<< HEAD:tests/fuzz/support.py
 """A furnished home for every case, a wire without Redis, and what must hold after every case."""
+========
+"""A furnished home, a wire without Redis, and what must hold after every case."""
+>>>>>>>> h-fuzz:tests/fuzz/house.py
 
 from __future__ import annotations
 
@@ -283,7 +287,8 @@ def _check_story(jobs: list[TrainingJob], *, events: list[Event]) -> None:
         story = sorted(
             (e for e in events if e.subject_id == job.id and e.after in states), key=lambda e: e.id or 0
         )
-        assert story and story[-1].after == job.state, f"{job.id}: its last event is not its state"
+        assert story, f"{job.id}: nothing is told of it"
+        assert story[-1].after == job.state, f"{job.id}: its last event is not its state"
         for step in story:
             if step.before is not None and step.before != step.after:
                 assert JobState(step.after) in TRANSITIONS[JobState][JobState(step.before)], step
