@@ -1,8 +1,4 @@
-<<<<<<<< HEAD:tests/fuzz/support.py
-"""A furnished home for every case, a wire without Redis, and what must hold after every case."""
-========
 """A furnished home, a wire without Redis, and what must hold after every case."""
->>>>>>>> h-fuzz:tests/fuzz/house.py
 
 from __future__ import annotations
 
@@ -152,7 +148,7 @@ class WriteWatch:
     def _check(self, name: object) -> None:
         if not isinstance(name, str | bytes | os.PathLike):
             return
-        path = os.path.abspath(os.fsdecode(name))
+        path = os.path.abspath(os.fsdecode(name))  # noqa: PTH100 - pathlib must not be called from here
         if "__pycache__" not in path and path != os.devnull and not path.startswith(f"{self.inside}{os.sep}"):
             self.found.append(path)
 
@@ -318,6 +314,6 @@ def age(directory: Path, *, by: timedelta = timedelta(minutes=5)) -> None:
     """Make every file look as if nobody had written to it for a while."""
     for folder, _, names in os.walk(directory):
         for name in names:
-            path = os.path.join(folder, name)
+            path = os.path.join(folder, name)  # noqa: PTH118 - a name need not be text
             then = os.lstat(path).st_mtime - by.total_seconds()
             os.utime(path, (then, then), follow_symlinks=False)
