@@ -32,8 +32,8 @@ def train(request: JobBell, context: Context) -> None:
     """Train the first waiting job of this host's queues, whichever job the bell was for."""
     if is_stopping():
         return  # the sweep rings again
-    with admission.to_train(context) as may_train:
-        run = _claim(context) if may_train else None
+    with admission.to_train(context) as job_id:
+        run = None if job_id is None else _claim(context, job_id=job_id)
         if run is None:
             log.info("%s: nothing may run here now; what waits is rung again", request.job_id)
             return
@@ -42,8 +42,10 @@ def train(request: JobBell, context: Context) -> None:
     queue_folders.refresh(context.registry, settings=context.settings)
 
 
-def _claim(context: Context) -> TrainingRun | None:
-    claimed = claim(context.registry, settings=context.settings, holder=context.actor, host=context.host)
+def _claim(context: Context, *, job_id: str) -> TrainingRun | None:
+    claimed = claim(
+        context.registry, settings=context.settings, holder=context.actor, host=context.host, job_id=job_id
+    )
     if claimed is None:
         return None
     job, lease = claimed

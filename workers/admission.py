@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def to_train(context: Context) -> Iterator[bool]:
-    """Hold this host's training device for the next job; False where it cannot begin now.
+def to_train(context: Context) -> Iterator[str | None]:
+    """Hold this host's training device for the next job and give its id; None where none can begin now.
 
-    The reason stands with the host until a job begins.
+    Why it cannot stands with the host until a job begins.
     """
     found = _next_job(context)
     if found is None:
-        yield True  # nothing to hold it for
+        yield None
         return
     job, parent_path = found
     with ExitStack() as stack:
@@ -40,10 +40,10 @@ def to_train(context: Context) -> Iterator[bool]:
             _hold(context, stack, device=context.settings.training.device, need=need)
         except DeviceBusy as error:
             _note(context, obstacle=f"{job.id} waits: {error}")
-            yield False
+            yield None
             return
         _note(context, obstacle="")
-        yield True
+        yield job.id
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def _next_job(context: Context) -> tuple[TrainingJob, Path] | None:
         try:
             parent = lineage.parent_for(tx, wish=job.parent_checkpoint_id or job.parent)
         except RegistryError:
-            return None  # the run itself fails and says why
+            return job, Path()  # the run itself fails and says why
     return job, Path(parent.path)
 
 

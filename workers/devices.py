@@ -97,18 +97,23 @@ def open_device(wish: str, *, nvml: ModuleType | Any = pynvml) -> Device:
     index = re.search(r":(\d+)$", wish)
     if wish.startswith("cuda"):
         return NvmlDevice(int(index[1]) if index else 0, nvml=nvml)
-    if wish == "auto" and _has_gpu(nvml):
+    if wish == "auto" and _may_have_gpu(nvml):
         return NvmlDevice(0, nvml=nvml)
     return CpuDevice()
 
 
-def _has_gpu(nvml: ModuleType | Any) -> bool:
+def _may_have_gpu(nvml: ModuleType | Any) -> bool:
+    """False only where there is no driver or it knows no GPU; what cannot be told blocks when it is read."""
     try:
         nvml.nvmlInit()
+    except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
+        return False
     except nvml.NVMLError:
-        return False  # no driver: there is no GPU that could be used
+        return True
     try:
         return bool(nvml.nvmlDeviceGetCount())
+    except nvml.NVMLError:
+        return True
     finally:
         nvml.nvmlShutdown()
 

@@ -256,11 +256,17 @@ class TrainingRun:
 
 
 def claim(
-    registry: Registry, *, settings: Settings, holder: str, host: str = ""
+    registry: Registry, *, settings: Settings, holder: str, host: str = "", job_id: str | None = None
 ) -> tuple[TrainingJob, Lease] | None:
-    """Take the first job of this host's queues that may run, with its parent fixed, or None."""
+    """Take the first job of this host's queues that may run, with its parent fixed, or None.
+
+    Also None where `job_id` is given and another is the first by now: the device was judged for that one.
+    """
     training = settings.training
     with registry.transaction() as tx:
+        first = queue.first_ready(tx, queues=training.queues, host=host, rules=settings.queue)
+        if first is None or job_id not in (None, first.id):
+            return None
         claimed = queue.claim_next(
             tx,
             queues=training.queues,

@@ -13,6 +13,7 @@ from registry.testing import SHA, add_queued_job, make_checkpoint
 from workers import admission
 from workers.app import app
 from workers.context import Context
+from workers.runner import claim
 
 FULL = 10**15  # bytes: more than any machine has
 
@@ -40,21 +41,37 @@ def test_a_job_for_which_there_is_no_memory_waits_with_its_numbers_until_there_i
         add_queued_job(tx)
     full = context_of(registry, home=home, reserve_bytes=FULL)
     for _ in range(2):
-        with admission.to_train(full) as may_train:
-            assert not may_train
+        with admission.to_train(full) as job_id:
+            assert job_id is None
     with registry.reading() as tx:
         assert "job-aaaaaa waits: cpu has" in hosts.standstill(tx)
         assert "1000000.0 GB are needed" in hosts.standstill(tx)
         assert len(tx.find(Event, subject_id=full.host)) == 1  # said once, not at every bell
-    with admission.to_train(context_of(registry, home=home, reserve_bytes=0)) as may_train:
-        assert may_train
+    with admission.to_train(context_of(registry, home=home, reserve_bytes=0)) as job_id:
+        assert job_id == "job-aaaaaa"
     with registry.reading() as tx:
         assert hosts.standstill(tx) == ""
 
 
 def test_where_nothing_waits_nothing_is_in_the_way(registry: Registry, home: Path) -> None:
-    with admission.to_train(context_of(registry, home=home, reserve_bytes=FULL)) as may_train:
-        assert may_train
+    with admission.to_train(context_of(registry, home=home, reserve_bytes=FULL)) as job_id:
+        assert job_id is None
+    with registry.reading() as tx:
+        assert hosts.standstill(tx) == ""
+
+
+def test_only_the_job_that_the_device_was_judged_for_is_claimed(registry: Registry, home: Path) -> None:
+    context = context_of(registry, home=home, reserve_bytes=0)
+    with registry.transaction() as tx:
+        add_queued_job(tx)
+    with admission.to_train(context) as job_id:
+        with registry.transaction() as tx:
+            add_queued_job(tx, id="job-urgent", priority="high")
+        assert claim(registry, settings=context.settings, holder="w", job_id=job_id) is None
+    with admission.to_train(context) as job_id:
+        claimed = claim(registry, settings=context.settings, holder="w", job_id=job_id)
+    assert claimed is not None
+    assert claimed[0].id == "job-urgent"
 
 
 @pytest.mark.parametrize(("reserve_bytes", "is_free"), [(FULL, False), (0, True)])

@@ -13,23 +13,36 @@ class NvmlError(Exception):
     """As the driver's library raises it."""
 
 
+class NoLibrary(NvmlError):
+    """There is no driver on this machine."""
+
+
+class NotLoaded(NvmlError):
+    """There is a driver, and no card that it drives."""
+
+
 class FakeNvml:
     """`pynvml` with one GPU of 24 GB on which process 1 has 9 GB."""
 
     NVMLError = NvmlError
+    NVMLError_LibraryNotFound = NoLibrary
+    NVMLError_DriverNotLoaded = NotLoaded
 
     def __init__(self, *, num_gpus: int = 1, problem: str = "") -> None:
         self.num_gpus, self.problem, self.num_open = num_gpus, problem, 0
 
     def nvmlInit(self) -> None:
-        if self.problem == "no driver":
-            raise NvmlError(self.problem)
+        problems = {"no driver": NoLibrary, "not loaded": NotLoaded, "mismatch": NvmlError}
+        if self.problem in problems:
+            raise problems[self.problem](self.problem)
         self.num_open += 1
 
     def nvmlShutdown(self) -> None:
         self.num_open -= 1
 
     def nvmlDeviceGetCount(self) -> int:
+        if self.problem == "lost":
+            raise NvmlError("GPU is lost")
         return self.num_gpus
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
@@ -80,6 +93,10 @@ def test_a_gpu_of_which_the_driver_says_nothing_is_unreadable(index: int, proble
         ("auto", FakeNvml(), "gpu-0"),
         ("auto", FakeNvml(num_gpus=0), "cpu"),
         ("auto", FakeNvml(problem="no driver"), "cpu"),
+        ("auto", FakeNvml(problem="not loaded"), "cpu"),
+        # What the driver cannot tell is no reason to believe that there is no GPU.
+        ("auto", FakeNvml(problem="mismatch"), "gpu-0"),
+        ("auto", FakeNvml(problem="lost"), "gpu-0"),
     ],
 )
 def test_the_wish_chooses_the_device(wish: str, nvml: FakeNvml, name: str) -> None:
