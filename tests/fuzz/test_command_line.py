@@ -74,7 +74,7 @@ def part_of(parameter: Any) -> st.SearchStrategy[list[str]]:
 
 def argv_of(item: tuple[tuple[str, ...], Any]) -> st.SearchStrategy[list[str]]:
     path, command = item
-    parts = [part_of(parameter) for parameter in command.params if parameter.name != "help"]
+    parts = [part_of(parameter) for parameter in command.params if parameter.name not in ("help", *ENDLESS)]
     extra = st.one_of([st.just([])] * 8 + [odd_text.map(lambda text: [text.replace("\0", "")])])
     body = st.tuples(*parts, extra).map(lambda lists: [word for words_ in lists for word in words_])
     return body.map(lambda rest: [*path, *rest])
