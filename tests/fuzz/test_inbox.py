@@ -53,6 +53,8 @@ def put(inbox: Path, *, folder: bytes, name: bytes, content: bytes) -> bytes | N
     """The path of the new file; None where the file system has no such name."""
     directory = os.path.join(os.fsencode(inbox), folder)
     path = os.path.join(directory, name)
+    if name in (b".", b".."):
+        return None
     try:
         os.makedirs(directory, exist_ok=True)
         with open(path, "wb") as stream:
