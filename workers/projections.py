@@ -95,7 +95,9 @@ def current_training_status(tx: Transaction) -> TrainingStatus:
     crashed = next((job for job in waiting if job.problems), None)
     status = training_status(crashed, now=tx.now)
     held = hosts.standstill(tx)
-    return status.changed(reason=held) if held and status.status == "idle" else status
+    if not held:
+        return status
+    return status.changed(reason=held if crashed is None else f"{status.reason} Now {held}")
 
 
 def last_deployment(tx: Transaction) -> LastDeployment | None:

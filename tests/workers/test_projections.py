@@ -3,7 +3,7 @@
 import json
 
 from config.settings import Settings
-from registry import queue
+from registry import hosts, queue
 from registry.states import Priority
 from registry.store import Registry
 from registry.testing import ManualClock, add_queued_job
@@ -61,3 +61,19 @@ def test_every_status_file_is_written_even_when_there_is_nothing_to_say(
     assert names == {"training_status", "regression_monitoring", "model_comparisons"}
     note = json.loads((settings.paths.status / "model_comparisons.json").read_text())["note"]
     assert note == "no suite is active"
+
+
+def test_what_training_waits_for_is_said_beside_what_went_wrong_before(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        add_queued_job(tx)
+        hosts.saw(tx, name="big", role="train")
+        hosts.note_obstacle(tx, name="big", obstacle="job-aaaaaa waits: gpu-0 is held.", actor="big:1")
+        idle = projections.current_training_status(tx)
+        found = queue.claim_next(tx, queues=tuple(Priority), holder="big:1", seconds=60)
+        assert found is not None
+        queue.record_problem(
+            tx, found[0], kind="killed", message="It died.", can_retry=True, actor="big:1", lease=found[1]
+        )
+        crashed = projections.current_training_status(tx)
+    assert (idle.status, idle.reason) == ("idle", "job-aaaaaa waits: gpu-0 is held.")
+    assert (crashed.status, crashed.reason) == ("crashed", "It died. Now job-aaaaaa waits: gpu-0 is held.")
