@@ -20,7 +20,8 @@ test:  ## Install what the tests need and run all of them
 	@scripts/system-packages.sh
 	@$(BIN)/python -m pytest tests -m "not integration and not model" -q -n auto
 	@$(BIN)/python -m pytest tests -m model -q -n auto
-	@$(BIN)/python -m pytest tests -m "integration and not faults" -q --durations 10
+	@$(BIN)/python -m pytest tests -m "integration and not faults and not fuzz" -q --durations 10
+	@$(BIN)/python -m pytest tests/fuzz -m fuzz -q -n 2
 	@SEEDS=1 $(BIN)/python -m pytest tests/faults -m faults -q -n 2
 
 SEEDS ?= 20
