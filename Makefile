@@ -35,7 +35,7 @@ fuzz:  ## Throw CASES requests at the four doors
 	@scripts/install.sh dev
 	@CASES=$(CASES) $(BIN)/python -m pytest tests/fuzz -m fuzz -q -n 2
 
-test-unit:  ## Run the unit tests only, in under 20 seconds
+test-unit:  ## Run the unit tests only
 	@scripts/install.sh dev
 	@$(BIN)/python -m pytest tests -m "not integration and not model" -q -n auto
 
