@@ -65,9 +65,15 @@ def claim_next(
     seconds: float,
     host: str = "",
     rules: QueueRules | None = None,
+    only_id: str | None = None,
 ) -> tuple[TrainingJob, Lease] | None:
-    """The first job that may run, with its lease, or None. One effective run, however many workers ask."""
+    """The first job that may run, with its lease, or None. One effective run, however many workers ask.
+
+    With `only_id` also None where another job is the first.
+    """
     for job in _ready(tx, queues=queues, host=host, rules=rules or QueueRules()):
+        if only_id not in (None, job.id):
+            return None
         lease = leases.acquire(tx, resource=resource_of(job.id), holder=holder, seconds=seconds)
         if lease is not None:
             started_at = job.started_at or tx.now

@@ -264,9 +264,6 @@ def claim(
     """
     training = settings.training
     with registry.transaction() as tx:
-        first = queue.first_ready(tx, queues=training.queues, host=host, rules=settings.queue)
-        if first is None or job_id not in (None, first.id):
-            return None
         claimed = queue.claim_next(
             tx,
             queues=training.queues,
@@ -274,6 +271,7 @@ def claim(
             seconds=training.lease_seconds,
             host=host,
             rules=settings.queue,
+            only_id=job_id,
         )
         return None if claimed is None else (_with_parent(tx, claimed[0]), claimed[1])
 
