@@ -25,7 +25,7 @@ from pydantic_settings import (
 
 from config.errors import SettingsError
 from config.home import Home
-from intelligence.ranking import RankingWeights
+from intelligence.scores import RankingWeights
 from registry.messages import RegressionLimits
 from registry.order import QueueRules
 from registry.states import Priority
@@ -92,6 +92,7 @@ class RankingSettings(Section):
 
     weights: RankingWeights = RankingWeights()
     min_checkpoints: int = Field(default=3, ge=1)
+    num_resamples: int = Field(default=2000, ge=200, description="draws of the bootstrap")
 
 
 class DeploymentSettings(Section):

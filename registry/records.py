@@ -217,22 +217,43 @@ class Verdict(Record):
     decided_at: AwareDatetime
 
 
+class Lead(Record):
+    """By how much a checkpoint's score exceeds that of the next one, on the very same examples.
+
+    `p_value` is that of the paired bootstrap, two-sided; the many pairs of a ranking are not corrected for.
+    """
+
+    difference: Estimate
+    standard_error: float = Field(ge=0)
+    p_value: float = Field(gt=0, le=1)
+
+
 class RankingEntry(Record):
-    """A checkpoint's place, with each term of its score visible."""
+    """A checkpoint's place, with each term of its score visible and the evaluation that it stands on.
+
+    `is_tied_with_best`: within one standard error of the highest score. `is_on_front`: no other is as good
+    in loss and accuracy and better in one. `lead` is None for the last place.
+    """
 
     rank: int = Field(ge=1)
     checkpoint_id: str
-    score: float
+    evaluation_id: str
+    score: Estimate
     loss: Estimate
     accuracy: Estimate
     terms: dict[str, float]
+    is_tied_with_best: bool
+    is_on_front: bool
+    lead: Lead | None
 
 
 class Ranking(Record):
-    """Accepted checkpoints, best first."""
+    """Accepted checkpoints, best first; who was served when it was made counts where scores are tied."""
 
     id: str
     suite_id: str
+    served_checkpoint_id: str | None = None
+    evidence_sha256: str = Field(description="of all that it was made of; the same gives the same ranking")
     entries: tuple[RankingEntry, ...]
     weights: dict[str, float]
     num_eligible: int = Field(ge=0)

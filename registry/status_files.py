@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
-from registry.records import Estimate, Record
+from registry.records import Estimate, Lead, Record
 
 PartState = Literal["up", "down", "unknown"]
 TrainingState = Literal["training", "idle", "crashed", "unknown"]
@@ -179,16 +179,21 @@ class ComparisonLine(Record):
 
     rank: int
     checkpoint_id: str
-    score: float
+    evaluation_id: str
+    score: Estimate
     loss: Estimate
     accuracy: Estimate
     terms: dict[str, float]
+    is_tied_with_best: bool
+    is_on_front: bool
+    lead: Lead | None
 
 
 class ModelComparisons(StatusFile):
     """`model_comparisons.json`: the newest ranking, best first; empty with a note below three checkpoints."""
 
     ranking_id: str | None
+    served_checkpoint_id: str | None = None
     entries: tuple[ComparisonLine, ...]
     weights: dict[str, float]
     note: str = ""

@@ -220,6 +220,8 @@ rankings = Table(
     metadata,
     _id(),
     _reference("suite_id", "suites", nullable=False),
+    _reference("served_checkpoint_id", "checkpoints"),
+    Column("evidence_sha256", String(64), nullable=False),
     Column("entries", JSON, nullable=False),
     Column("weights", JSON, nullable=False),
     _number("num_eligible"),

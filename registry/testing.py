@@ -10,9 +10,13 @@ from registry import queue
 from registry.records import (
     Checkpoint,
     Dataset,
+    Estimate,
     Evaluation,
     ExampleResult,
     GenerationSettings,
+    Lead,
+    Ranking,
+    RankingEntry,
     Suite,
     TrainingJob,
 )
@@ -114,6 +118,38 @@ def make_evaluation(**changes: Any) -> Evaluation:
         "requested_at": START,
     }
     return Evaluation.model_validate(fields | changes)
+
+
+def make_ranking(*names: str, **changes: Any) -> Ranking:
+    """These checkpoints, best first, each 0.1 behind the one before."""
+    estimate = Estimate(value=0.5, low=0.4, high=0.6, num_samples=40)
+    difference = Estimate(value=0.1, low=0.05, high=0.15, num_samples=40)
+    lead = Lead(difference=difference, standard_error=0.02, p_value=0.01)
+    entries = tuple(
+        RankingEntry(
+            rank=place,
+            checkpoint_id=name,
+            evaluation_id=f"eval-{name}",
+            score=Estimate(value=1 - place / 10, low=0.0, high=1.0, num_samples=40),
+            loss=estimate,
+            accuracy=estimate,
+            terms={},
+            is_tied_with_best=place == 1,
+            is_on_front=place == 1,
+            lead=lead if place < len(names) else None,
+        )
+        for place, name in enumerate(names, start=1)
+    )
+    fields: dict[str, Any] = {
+        "id": "rank-1",
+        "suite_id": "suite-1",
+        "evidence_sha256": SHA,
+        "entries": entries,
+        "weights": {"loss": 0.5, "accuracy": 0.5},
+        "num_eligible": len(names),
+        "made_at": START,
+    }
+    return Ranking.model_validate(fields | changes)
 
 
 def make_example(**changes: Any) -> ExampleResult:

@@ -32,6 +32,7 @@ from registry.records import (
 )
 from registry.states import CheckpointState, EvaluationState, Outcome, Priority
 from registry.store import Transaction
+from workers import standings
 from workers.context import Context, Message
 
 ACTOR = "control"
@@ -55,7 +56,7 @@ def owed(tx: Transaction, *, settings: Settings) -> list[Message]:
     return [
         *_evaluations(tx, suite=suite, settings=settings),
         *_verdicts(tx, suite=suite, settings=settings),
-        *_ranking(tx, suite=suite),
+        *_ranking(tx, settings=settings),
         *_deployment(tx, suite=suite),
     ]
 
@@ -235,19 +236,11 @@ def _accept_first_anchor(tx: Transaction, *, checkpoint: Checkpoint, evaluation:
     tx.transition(checkpoint, to=CheckpointState.QUARANTINED, actor=ACTOR, reason=reason)
 
 
-def _ranking(tx: Transaction, *, suite: Suite) -> Iterator[Message]:
-    accepted = tx.find(Checkpoint, state=CheckpointState.ACCEPTED)
-    ranking = lineage.newest_ranking(tx, suite_id=suite.id)
-    ranked = {entry.checkpoint_id for entry in ranking.entries} if ranking else set()
-    eligible = {
-        checkpoint.id
-        for checkpoint in accepted
-        if lineage.answered_evaluation(tx, checkpoint_id=checkpoint.id, suite_id=suite.id)
-    }
-    num_seen = ranking.num_eligible if ranking else 0
-    if not eligible or (eligible == ranked) or (not ranked and num_seen == len(eligible)):
+def _ranking(tx: Transaction, *, settings: Settings) -> Iterator[Message]:
+    standing = standings.load(tx)
+    if standing is None or not standing.pairs or standing.is_ranked(settings.ranking):
         return
-    subject = id_of("ranking", suite.id, *sorted(eligible))
+    subject = id_of("ranking", standing.fingerprint(settings.ranking))
     if asks.is_due(tx, kind="ranking", subject_id=subject, retry_after_seconds=RANKING_RETRY_SECONDS):
         asks.put(tx, kind="ranking", subject_id=subject)
         yield Message("ranking.update", RankingRequest())

@@ -142,6 +142,7 @@ def model_comparisons(tx: Transaction) -> ModelComparisons:
         return ModelComparisons(ranking_id=None, entries=(), weights={}, note=note, made_at=None, **common)
     return ModelComparisons(
         ranking_id=ranking.id,
+        served_checkpoint_id=ranking.served_checkpoint_id,
         entries=tuple(ComparisonLine.model_validate(entry.model_dump()) for entry in ranking.entries),
         weights=ranking.weights,
         note=ranking.note,

@@ -7,30 +7,11 @@ import pytest
 
 from deploy.errors import NotDeployable
 from deploy.plan import check_return, choose, plan, release_id
-from registry.records import Checkpoint, Deployment, Estimate, Ranking, RankingEntry
+from registry.records import Checkpoint, Deployment, Ranking
 from registry.states import CheckpointState, DeploymentState
-from registry.testing import START, make_checkpoint
+from registry.testing import START, make_checkpoint, make_ranking
 
 SHA = "1a2b3c4d" + "0" * 56
-
-
-def a_ranking(*names: str, note: str = "") -> Ranking:
-    estimate = Estimate(value=0.5, low=0.4, high=0.6, num_samples=40)
-    entries = tuple(
-        RankingEntry(
-            rank=place, checkpoint_id=name, score=1 / place, loss=estimate, accuracy=estimate, terms={}
-        )
-        for place, name in enumerate(names, start=1)
-    )
-    return Ranking(
-        id="rank-1",
-        suite_id="suite-1",
-        entries=entries,
-        weights={},
-        num_eligible=len(names),
-        note=note,
-        made_at=START,
-    )
 
 
 def accepted(**changes: Any) -> Checkpoint:
@@ -44,7 +25,7 @@ def served(checkpoint: Checkpoint, *, generation: int = 4, state: str = "active"
 
 
 def test_the_best_ranked_is_served_unless_another_is_named() -> None:
-    ranking = a_ranking("best", "second")
+    ranking = make_ranking("best", "second")
     assert choose(ranking=ranking, requested_checkpoint_id=None) == "best"
     assert choose(ranking=ranking, requested_checkpoint_id="second") == "second"
     assert choose(ranking=None, requested_checkpoint_id="named") == "named"
@@ -52,7 +33,7 @@ def test_the_best_ranked_is_served_unless_another_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("ranking", "reason"),
-    [(None, "No ranking was made yet"), (a_ranking(note="2 of 3 are there."), "2 of 3 are there")],
+    [(None, "No ranking was made yet"), (make_ranking(note="2 of 3 are there."), "2 of 3 are there")],
 )
 def test_without_a_ranking_there_is_no_best_and_the_reason_is_told(
     ranking: Ranking | None, reason: str

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from intelligence.regression import choose_baseline, judge
 from registry.messages import Evidence, RegressionLimits, RegressionRequest
-from registry.records import Estimate, ExampleResult, Ranking, RankingEntry, Verdict
+from registry.records import Estimate, ExampleResult, Ranking, Verdict
 from registry.states import Outcome
-from registry.testing import START, make_example
+from registry.testing import START, make_example, make_ranking
 
 FAST = RegressionLimits(num_resamples=200)
 NUM_ROWS = 150
@@ -307,26 +307,13 @@ def test_more_loss_on_every_example_never_betters_the_verdict(
 # The anchor.
 
 
-def a_ranking(*names: str) -> Ranking:
-    estimate = Estimate(value=0.5, low=0.4, high=0.6, num_samples=40)
-    entries = tuple(
-        RankingEntry(
-            rank=place, checkpoint_id=name, score=1 / place, loss=estimate, accuracy=estimate, terms={}
-        )
-        for place, name in enumerate(names, start=1)
-    )
-    return Ranking(
-        id="rank-1", suite_id="suite-1", entries=entries, weights={}, num_eligible=len(names), made_at=START
-    )
-
-
 @pytest.mark.parametrize(
     ("served", "ranking", "base", "claims"),
     [
-        ("served", a_ranking("best", "second"), "base", ["served", "best", "base"]),
-        (None, a_ranking("best", "second"), "base", ["best", "base"]),
-        (None, a_ranking(), "base", ["base"]),
-        ("best", a_ranking("best"), "best", ["best"]),
+        ("served", make_ranking("best", "second"), "base", ["served", "best", "base"]),
+        (None, make_ranking("best", "second"), "base", ["best", "base"]),
+        (None, make_ranking(), "base", ["base"]),
+        ("best", make_ranking("best"), "best", ["best"]),
         (None, None, None, []),
     ],
 )

@@ -3,7 +3,6 @@
 import pytest
 
 from config.settings import Settings
-from intelligence.ranking import rank
 from intelligence.summary import summarise
 from registry import asks, judgements
 from registry.messages import EvaluationAnswer, EvaluationRequest, RegressionRequest
@@ -16,8 +15,10 @@ from registry.testing import (
     add_queued_job,
     make_checkpoint,
     make_example,
+    make_ranking,
     make_suite,
 )
+from workers import standings
 from workers.context import Message
 from workers.pipeline import bells, owed
 
@@ -59,6 +60,19 @@ def evaluate_base(registry: Registry, settings: Settings) -> None:
     (message,) = ask(registry, settings)
     assert isinstance(message.request, EvaluationRequest)
     answer(registry, message.request)
+
+
+def make_standing_ranking(registry: Registry, settings: Settings) -> None:
+    with registry.transaction() as tx:
+        standing = standings.load(tx)
+        assert standing is not None
+        tx.add(
+            make_ranking(
+                *(checkpoint.id for checkpoint, _ in standing.pairs),
+                evidence_sha256=standing.fingerprint(settings.ranking),
+            ),
+            actor="test",
+        )
 
 
 def add_candidate(registry: Registry, checkpoint_id: str = "ckpt-bbbbbb-00000010") -> str:
@@ -214,18 +228,7 @@ def test_a_ranking_is_owed_when_a_checkpoint_was_accepted_and_the_best_one_is_de
 ) -> None:
     evaluate_base(registry, settings)
     assert [message.task for message in ask(registry, settings)] == ["ranking.update"]
-    with registry.transaction() as tx:
-        checkpoint = tx.get(Checkpoint, base.id)
-        ranking = rank(
-            [(checkpoint, summarise(EXAMPLES))],
-            weights=settings.ranking.weights,
-            min_checkpoints=1,
-            served_checkpoint_id=None,
-            suite_id="suite-1",
-            ranking_id="rank-1",
-            now=tx.now,
-        )
-        tx.add(ranking, actor="test")
+    make_standing_ranking(registry, settings)
     assert [message.task for message in ask(registry, settings)] == ["deployment.sync_best"]
     assert ask(registry, settings) == []
 
