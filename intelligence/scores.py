@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from intelligence.resampling import Floats, resampled_means
-from intelligence.statistics import PERCENTILES
+from intelligence.statistics import PERCENTILES, bootstrap_p
 from registry.records import Estimate, ExampleResult, Lead, Record
 
 
@@ -36,6 +36,11 @@ class RankingWeights(Record):
         """The terms of the score for means of any shape: loss in nats, accuracy in [0, 1]."""
         return {"loss": self.measured["loss"] / (1 + loss), "accuracy": self.measured["accuracy"] * accuracy}
 
+    def total(self, loss: Floats, accuracy: Floats) -> Floats:
+        """The score: the sum of its terms."""
+        terms = self.terms(loss, accuracy)
+        return terms["loss"] + terms["accuracy"]
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -52,17 +57,12 @@ class Scores:
         return self._estimate(float(self.values[one]), drawn=self.drawn[:, one])
 
     def lead(self, one: int, *, over: int) -> Lead:
-        """By how much one exceeds another.
-
-        The p value is twice the smaller share of draws on either side of zero, each counted with one draw
-        more (Davison & Hinkley 1997, section 4.2): never 0.
-        """
+        """By how much one exceeds another."""
         drawn = self.drawn[:, one] - self.drawn[:, over]
-        num_beyond = 1 + min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
         return Lead(
             difference=self._estimate(float(self.values[one] - self.values[over]), drawn=drawn),
             standard_error=self.standard_error(one, other=over),
-            p_value=min(1.0, 2 * num_beyond / (1 + len(drawn))),
+            p_value=bootstrap_p(drawn),
         )
 
     def standard_error(self, one: int, *, other: int) -> float:
@@ -104,12 +104,7 @@ def score(
     return Scores(
         loss=loss,
         accuracy=accuracy,
-        values=_total(loss, accuracy, weights=weights),
-        drawn=_total(*np.split(drawn, 2, axis=1), weights=weights),
+        values=weights.total(loss, accuracy),
+        drawn=weights.total(*np.split(drawn, 2, axis=1)),
         num_examples=len(table),
     )
-
-
-def _total(loss: Floats, accuracy: Floats, *, weights: RankingWeights) -> Floats:
-    terms = weights.terms(loss, accuracy)
-    return terms["loss"] + terms["accuracy"]

@@ -101,6 +101,16 @@ def mcnemar_p(num_gained: int, num_lost: int) -> float:
     return min(1.0, float(2 * tail / 2**total))
 
 
+def bootstrap_p(differences: Floats) -> float:
+    """Two-sided p of no difference, from redrawn differences of shape (draws,).
+
+    Twice the smaller share of draws on either side of zero, each counted with one draw more (Davison &
+    Hinkley 1997, Bootstrap Methods, section 4.2): never 0, at most 1.
+    """
+    num_beyond = 1 + min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * num_beyond / (1 + len(differences)))
+
+
 def t_95(num_degrees: int) -> float:
     """Student's quantile; from ten degrees on by its expansion (Fisher & Cornish 1960), right to 2e-4."""
     if num_degrees <= len(T_95):

@@ -79,6 +79,21 @@ def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:
     return checkpoint
 
 
+def ancestors(tx: Transaction, *, checkpoint_id: str) -> list[Checkpoint]:
+    """The checkpoint itself, its parent, and so on back to the base model."""
+    found: list[Checkpoint] = []
+    seen: set[str] = set()
+    next_id: str | None = checkpoint_id
+    while next_id is not None and next_id not in seen:
+        seen.add(next_id)
+        checkpoint = tx.get(Checkpoint, next_id) if not found else tx.seek(Checkpoint, next_id)
+        if checkpoint is None:
+            break
+        found.append(checkpoint)
+        next_id = checkpoint.parent_checkpoint_id
+    return found
+
+
 def _tip(tx: Transaction) -> Checkpoint | None:
     """One query a state: each walks its index from the newest and stops at the first that will do."""
     ends = (JobState.SUCCEEDED, JobState.STOPPED)

@@ -7,7 +7,7 @@ with its reason beside it. Times are aware UTC and end in `_at`; counts begin wi
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
@@ -259,6 +259,50 @@ class Ranking(Record):
     num_eligible: int = Field(ge=0)
     note: str = ""
     made_at: AwareDatetime
+
+
+class Contrast(Record):
+    """One measure of two checkpoints on the same examples: both means, and right minus left."""
+
+    left: float
+    right: float
+    difference: Estimate
+    p_value: float | None = Field(default=None, gt=0, le=1, description="of no difference; None in slices")
+
+
+class SliceContrast(Record):
+    """The examples of one difficulty or tag."""
+
+    kind: Literal["difficulty", "tag"]
+    name: str
+    loss: Contrast | None
+    accuracy: Contrast | None
+    num_examples: int = Field(ge=1)
+
+
+class Flip(Record):
+    """A row that one checkpoint answers right and the other wrong."""
+
+    row_id: str
+    difficulty: str
+    expected: str
+    left_answer: str
+    right_answer: str
+
+
+class Comparison(Record):
+    """Two checkpoints, example by example, on one suite."""
+
+    left_checkpoint_id: str
+    right_checkpoint_id: str
+    suite_id: str
+    num_pairs: int = Field(ge=2)
+    loss: Contrast
+    accuracy: Contrast
+    score: Contrast
+    slices: tuple[SliceContrast, ...]
+    gained: tuple[Flip, ...]
+    lost: tuple[Flip, ...]
 
 
 class Deployment(Record):

@@ -28,10 +28,11 @@ from registry.messages import (
     DrainedHost,
     SubmittedJob,
 )
-from registry.records import Checkpoint, Deployment, Host, Record, Suite, TrainingJob
+from registry.records import Checkpoint, Comparison, Deployment, Host, Record, Suite, TrainingJob
 from registry.status_files import SystemStatus
 from tasks.watching import JobWatcher, Watch, progress_view
 from workers.app import broker_unavailable
+from workers.comparisons import Descent, compare_checkpoints
 from workers.context import Context, Message, open_context
 from workers.contracts import parse_request
 from workers.errors import NoAnswer, RequestError, TaskFailed
@@ -172,6 +173,12 @@ class Tandem:
         origin = "base" if as_base else "imported"
         fields = {"path": _absolute(path), "origin": origin, "note": note}
         return ask(self.context, "checkpoint.import", fields=fields, answer=Checkpoint)
+
+    def compare(self, left_id: str, right_id: str) -> tuple[Comparison, Descent]:
+        """What changed from one checkpoint to another on the active suite, and how they are related."""
+        return compare_checkpoints(
+            self.context.registry, left_id=left_id, right_id=right_id, settings=self.context.settings.ranking
+        )
 
     def build_suite(self, path: str | Path, *, name: str = "validation") -> Suite:
         """Make a JSONL file the active validation suite."""

@@ -1,4 +1,4 @@
-"""Commands about checkpoints and suites: `checkpoint list|show|import`, `suite build|show`."""
+"""Commands about checkpoints and suites: `checkpoint list|show|compare|import`, `suite build|show`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from registry import lineage
 from registry.errors import NotFound
 from registry.records import Checkpoint, Event, Record, Verdict
 from tasks.api import Tandem
+from tasks.cli.comparison import checkpoint_compare
 from tasks.cli.output import checkpoints_table, console, print_json, styled
 from workers.status import checkpoint_lines
 
@@ -60,6 +61,9 @@ def checkpoint_show(checkpoint_id: str, as_json: Json = False) -> None:
     for event in events:
         step = f"{event.before or '–'} -> {event.after}"
         console.print(f"{event.at:%H:%M:%S}  {step:26} {event.reason}", markup=False)
+
+
+checkpoint_commands.command("compare")(checkpoint_compare)
 
 
 @checkpoint_commands.command("import")

@@ -3,16 +3,14 @@
 import pytest
 
 from config.settings import RankingSettings, Settings
-from intelligence.summary import summarise
-from registry import judgements
 from registry.errors import StaleWrite
-from registry.messages import EvaluationAnswer
 from registry.records import Checkpoint, Ranking
 from registry.states import CheckpointState
-from registry.store import Registry, Transaction
-from registry.testing import START, make_checkpoint, make_evaluation, make_example, make_suite
+from registry.store import Registry
+from registry.testing import START, make_suite
 from workers import standings
 from workers.standings import Standing
+from workers.testing_evaluations import add_evaluated, right_on
 
 NAMES = ("a", "b", "c")
 
@@ -27,24 +25,8 @@ def evaluated(registry: Registry) -> Registry:
     with registry.transaction() as tx:
         tx.add(make_suite(), actor="test")
         for place, name in enumerate(NAMES):
-            tx.add(make_checkpoint(id=name, state=CheckpointState.ACCEPTED), actor="test")
-            answer(tx, name=name, num_correct=10 * (place + 1))
+            add_evaluated(tx, name, examples=right_on(10 * (place + 1)))
     return registry
-
-
-def answer(tx: Transaction, *, name: str, num_correct: int) -> None:
-    examples = tuple(make_example(row_id=f"row-{n}", is_correct=n < num_correct) for n in range(40))
-    tx.add(make_evaluation(id=f"eval-{name}", checkpoint_id=name), actor="test")
-    reply = EvaluationAnswer(
-        evaluation_id=f"eval-{name}",
-        checkpoint_id=name,
-        suite_id="suite-1",
-        examples=examples,
-        host="intel",
-        started_at=START,
-        finished_at=START,
-    )
-    judgements.record_answer(tx, answer=reply, summary=summarise(examples), actor="test")
 
 
 def load(registry: Registry) -> Standing:

@@ -5,6 +5,7 @@ import typer.main
 from tasks.cli.main import cli
 
 PUBLIC = {
+    "checkpoint compare": ["--json", "--rows", "left", "right"],
     "checkpoint import": ["--as-base", "--json", "--note", "path"],
     "checkpoint list": ["--json"],
     "checkpoint show": ["--json", "checkpoint_id"],
