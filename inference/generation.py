@@ -1,9 +1,9 @@
-"""Generate answers: a batch at once, or one piece by piece."""
+"""Generate answers: a batch at once, and the reply as it grows token by token."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,14 +36,6 @@ class Generated:
     confidence: float | None
 
 
-@dataclass(frozen=True)
-class StreamPiece:
-    """The next text of a reply; `result` is set on the last piece alone."""
-
-    text: str
-    result: Generated | None = None
-
-
 def generate(
     loaded: LoadedModel,
     prompts: Sequence[Prompt],
@@ -58,7 +50,7 @@ def generate(
     """
     budgets = [room_for_reply(loaded, prompt, settings=settings) for prompt in prompts]
     lengths = [len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True)]
-    replies = [_Reply(loaded, max_new_tokens=budget, settings=settings) for budget in budgets]
+    replies = [Reply(loaded, max_new_tokens=budget, settings=settings) for budget in budgets]
     for batch in batches_by_length(lengths, limits=limits):
         loop = DecodeLoop(loaded, [prompts[index] for index in batch], settings=settings)
         while loop.rows:
@@ -66,20 +58,6 @@ def generate(
                 replies[batch[step.row]].add(step)
             loop.keep({row for row in loop.rows if replies[batch[row]].finish_reason is None})
     return [reply.result() for reply in replies]
-
-
-def stream(loaded: LoadedModel, prompt: Prompt, *, settings: GenerationSettings) -> Generator[StreamPiece]:
-    """Answer one prompt piece by piece: a piece a token, its text empty while a character is unfinished.
-
-    The pieces' texts, joined, are `result.text` of the last. Closing the iterator ends the generation.
-    Raises `PromptTooLong` and `OutOfMemory`.
-    """
-    budget = room_for_reply(loaded, prompt, settings=settings)
-    reply = _Reply(loaded, max_new_tokens=budget, settings=settings, is_streamed=True)
-    loop = DecodeLoop(loaded, [prompt], settings=settings)
-    while reply.finish_reason is None:
-        yield StreamPiece(reply.add(loop.step()[0]))
-    yield StreamPiece(reply.rest(), reply.result())
 
 
 def room_for_reply(loaded: LoadedModel, prompt: Prompt, *, settings: GenerationSettings) -> int:
@@ -93,7 +71,7 @@ def room_for_reply(loaded: LoadedModel, prompt: Prompt, *, settings: GenerationS
     return min(room, settings.max_new_tokens)
 
 
-class _Reply:
+class Reply:
     """A reply as it grows. Text is followed token by token only where somebody looks at it."""
 
     def __init__(

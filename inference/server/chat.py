@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -12,16 +13,18 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from inference.errors import PromptTooLong, RequestRefused, ServerError
-from inference.generation import Generated, StreamPiece
+from inference.generation import Generated
 from inference.server.config import ServerConfig
 from inference.server.engine import Engine, ServedRelease
 from inference.server.failures import describe
 from inference.server.protocol import MODEL_ALIASES, ChatRequest, check_supported, generation_settings
 from inference.server.replies import DONE, ReplyHead, event
+from inference.server.scheduler import StreamPiece
 from registry.serving import RELEASE_HEADER
 
 logger = logging.getLogger(__name__)
 Pieces = AsyncGenerator[StreamPiece]
+DISCONNECT_SECONDS = 0.2
 
 
 class ChatHandler:
@@ -46,12 +49,14 @@ class ChatHandler:
             release=release,
             num_prompt_tokens=len(prompt),
         )
-        pieces = self._engine.reply(release, prompt, settings=settings)
+        pieces = self._engine.reply(release, prompt, settings=settings, is_streamed=bool(body.stream))
         headers = {RELEASE_HEADER: release.release_id}
         if not body.stream:
             result = await _whole(pieces, request=request)
             return JSONResponse(head.completion(result), headers=headers)
         first = await anext(pieces)
+        if first.result is not None:
+            _checked(first.result)
         events = _events(head, first=first, pieces=pieces, wants_usage=body.wants_usage_chunk)
         headers["Cache-Control"] = "no-cache"
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -77,13 +82,17 @@ def _check_model(name: str, *, release: ServedRelease) -> None:
 
 
 async def _whole(pieces: Pieces, *, request: Request) -> Generated:
+    """The last piece is all that comes; until then the client may leave, which ends the generation."""
     async with aclosing(pieces):
-        async for piece in pieces:
-            if piece.result is not None:
-                return _checked(piece.result)
+        coming = asyncio.ensure_future(anext(pieces))
+        while not (await asyncio.wait([coming], timeout=DISCONNECT_SECONDS))[0]:
             if await request.is_disconnected():
+                coming.cancel()
                 raise RequestRefused("The client left.", status_code=499)
-    raise ServerError("The generation ended without a result.")
+        piece = coming.result()
+    if piece.result is None:
+        raise ServerError("The generation ended without a result.")
+    return _checked(piece.result)
 
 
 async def _events(
@@ -92,9 +101,7 @@ async def _events(
     async with aclosing(pieces):
         yield head.role_chunk()
         try:
-            if first.text:
-                yield head.text_chunk(first.text)
-            async for piece in pieces:
+            async for piece in _chained(first, pieces):
                 if piece.text:
                     yield head.text_chunk(piece.text)
                 if piece.result is not None:
@@ -106,6 +113,13 @@ async def _events(
             logger.exception("stream %s failed", head.completion_id)
             yield event(describe(error)[1])
         yield DONE
+
+
+async def _chained(first: StreamPiece, rest: Pieces) -> AsyncIterator[StreamPiece]:
+    yield first
+    if first.result is None:
+        async for piece in rest:
+            yield piece
 
 
 def _checked(result: Generated) -> Generated:

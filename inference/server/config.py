@@ -32,7 +32,11 @@ class ServerConfig(Record):
     max_new_tokens: int = Field(default=1024, ge=1, le=32768)
     max_prompt_tokens: int = Field(default=4096, ge=1)
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
-    max_waiting: int = Field(default=64, ge=1, description="requests accepted beyond the one that runs")
+    max_running: int = Field(default=16, ge=1, description="requests generated for at the same time")
+    max_batch_tokens: int = Field(
+        default=32_768, ge=1, description="prompts and replies under way (0.6B in bf16: 112 KiB a token)"
+    )
+    max_waiting: int = Field(default=64, ge=1, description="requests accepted beyond those that run")
     shutdown_grace_seconds: int = Field(default=30, ge=1)
 
 

@@ -1,7 +1,7 @@
 """The served model and the threads that run it, seen from the event loop.
 
-Generations run one after the other in one thread; releases are loaded in another, beside the served one.
-A request holds on to the release it began with, so that a swap touches nothing in flight.
+Generations run together in one thread; releases are loaded in another, beside the served one. A request
+holds on to the release it began with, so that a swap touches nothing in flight.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from inference.errors import NoActiveRelease, Overloaded, ServerError
-from inference.generation import StreamPiece, stream
+from inference.errors import NoActiveRelease, Overloaded
 from inference.model import LoadedModel
 from inference.prompts import encode_prompt
 from inference.server.config import ServerConfig
 from inference.server.releases import current_release_id, load_release, release_directory
+from inference.server.scheduler import Scheduler, StreamPiece, Work
 from registry.errors import ManifestError
 from registry.manifests import read_manifest
 from registry.records import GenerationSettings
@@ -52,8 +51,7 @@ class Engine:
         self._is_restoring = False
         self._problem = ""
         self._num_requests = self._num_errors = self._num_pending = 0
-        self._is_closing = threading.Event()
-        self._generating = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
+        self._scheduler = Scheduler(max_running=config.max_running, max_tokens=config.max_batch_tokens)
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
         self._loading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
 
@@ -64,8 +62,8 @@ class Engine:
 
     def close(self) -> None:
         """End every generation at its next token and wait for the threads."""
-        self._is_closing.set()
-        for executor in (self._loading, self._encoding, self._generating):
+        self._scheduler.close()
+        for executor in (self._loading, self._encoding):
             executor.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -85,6 +83,11 @@ class Engine:
         reason = reasons.get(self._status(), "deploy one, or POST /models/set_active.")
         raise NoActiveRelease(f"no release is active; {reason}")
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that were taken on and are not generated for yet."""
+        return max(0, self._num_pending - self._scheduler.num_running)
+
     def health(self) -> ServerHealth:
         """The server's state at this moment."""
         active = self._active
@@ -97,7 +100,7 @@ class Engine:
             problem=self._problem,
             num_requests=self._num_requests,
             num_errors=self._num_errors,
-            num_waiting=max(0, self._num_pending - 1),
+            num_waiting=self.num_waiting,
             uptime_seconds=max(0.0, (self._clock() - self._started_at).total_seconds()),
         )
 
@@ -114,18 +117,21 @@ class Engine:
         return await loop.run_in_executor(self._encoding, encode_prompt, release.loaded, messages)
 
     async def reply(
-        self, release: ServedRelease, prompt: tuple[int, ...], *, settings: GenerationSettings
+        self,
+        release: ServedRelease,
+        prompt: tuple[int, ...],
+        *,
+        settings: GenerationSettings,
+        is_streamed: bool = False,
+        num_likeliest: int = 0,
     ) -> AsyncGenerator[StreamPiece]:
-        """The pieces of a reply. Closing the iterator ends the generation at its next token.
+        """The pieces of a reply, or the last alone where it is not streamed. Closing the iterator ends it.
 
         `Overloaded` if too many wait. A slow reader holds up nobody: pieces wait in memory, bounded by
         `max_new_tokens`.
         """
-        if self._num_pending > self._config.max_waiting:
-            raise Overloaded(f"{self._num_pending - 1} requests wait already.", remedy="Try again shortly.")
-        self._num_requests += 1
-        self._num_pending += 1
-        is_unwanted = threading.Event()
+        if self.num_waiting >= self._config.max_waiting:
+            raise Overloaded(f"{self.num_waiting} requests wait already.", remedy="Try again shortly.")
         pieces: asyncio.Queue[StreamPiece | Exception] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -133,41 +139,26 @@ class Engine:
             with suppress(RuntimeError):  # the loop has closed: nobody is left to read
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        work = self._generating.submit(
-            self._generate, release, prompt, settings=settings, is_unwanted=is_unwanted, put=put
+        work = Work(
+            release.loaded,
+            prompt=prompt,
+            settings=settings,
+            put=put,
+            is_streamed=is_streamed,
+            num_likeliest=num_likeliest,
         )
+        self._num_requests += 1
+        self._num_pending += 1
+        self._scheduler.submit(work)
         try:
-            while True:
-                piece = await pieces.get()
-                if isinstance(piece, Exception):
-                    self._num_errors += 1
-                    raise piece
+            async for piece in _until_the_last(pieces):
                 yield piece
-                if piece.result is not None:
-                    return
+        except Exception:
+            self._num_errors += 1
+            raise
         finally:
-            is_unwanted.set()
-            work.cancel()
+            work.is_unwanted.set()
             self._num_pending -= 1
-
-    def _generate(
-        self,
-        release: ServedRelease,
-        prompt: tuple[int, ...],
-        *,
-        settings: GenerationSettings,
-        is_unwanted: threading.Event,
-        put: Callable[[StreamPiece | Exception], None],
-    ) -> None:
-        try:
-            with closing(stream(release.loaded, prompt, settings=settings)) as pieces:
-                for piece in pieces:
-                    if is_unwanted.is_set() or self._is_closing.is_set():
-                        put(ServerError("The server is shutting down."))
-                        return
-                    put(piece)
-        except Exception as error:  # noqa: BLE001 - it is raised again where the request is answered
-            put(error)
 
     def _restore(self) -> None:
         try:
@@ -213,3 +204,15 @@ class Engine:
         if self._is_restoring or self._loading_id is not None:
             return "loading"
         return "error" if self._problem else "waiting"
+
+
+async def _until_the_last(
+    pieces: asyncio.Queue[StreamPiece | Exception],
+) -> AsyncGenerator[StreamPiece]:
+    while True:
+        piece = await pieces.get()
+        if isinstance(piece, Exception):
+            raise piece
+        yield piece
+        if piece.result is not None:
+            return

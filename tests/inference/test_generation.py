@@ -9,7 +9,7 @@ import torch
 
 from inference.batches import BatchLimits
 from inference.errors import PromptTooLong
-from inference.generation import Generated, generate, stream
+from inference.generation import Generated, generate
 from inference.model import LoadedModel
 from registry.records import GenerationSettings
 
@@ -81,18 +81,6 @@ def test_finished_rows_leave_the_batch(talker: LoadedModel, replies: list[Genera
     hook.remove()
     assert sizes == [sum(reply.num_tokens > step for reply in replies) for step in range(len(sizes))]
     assert sizes[0] == 24 > sizes[-1]
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_a_stream_gives_the_same_reply_piece_by_piece(talker: LoadedModel, temperature: float) -> None:
-    settings = SETTINGS.changed(temperature=temperature, top_p=0.9, seed=5)
-    for prompt in PROMPTS[:8]:
-        pieces = list(stream(talker, prompt, settings=settings))
-        whole = generate(talker, [prompt], settings=settings)[0]
-        assert pieces[-1].result == whole
-        assert "".join(piece.text for piece in pieces) == whole.text
-        assert all(piece.result is None for piece in pieces[:-1])
-        assert len(pieces) == whole.num_tokens + 1
 
 
 def test_sampling_repeats_with_its_seed_whatever_else_is_in_the_batch(talker: LoadedModel) -> None:

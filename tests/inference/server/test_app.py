@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from inference.server.config import ServerConfig
@@ -271,18 +272,28 @@ def test_an_unforeseen_failure_tells_nothing_of_the_inside(
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])
-def test_a_model_that_breaks_while_it_answers_is_an_error_not_an_answer(
+def test_a_model_that_breaks_before_it_answers_has_its_own_status_streamed_or_not(
     client: TestClient, is_streamed: bool
 ) -> None:
     weight = client.app.state.engine.active().loaded.model.model.norm.weight
     weight[:] = float("nan")
     answer = chat(client, stream=is_streamed)
-    if is_streamed:
-        *_, failure, done = events(answer)
-        assert (failure["error"]["type"], done) == ("server_error", "[DONE]")
-    else:
-        assert answer.status_code == 500
-        assert "not finite" in error_of(answer)["message"]
+    assert answer.status_code == 500
+    assert "not finite" in error_of(answer)["message"]
+
+
+def test_a_model_that_breaks_while_it_answers_ends_the_stream_with_an_error(client: TestClient) -> None:
+    head = client.app.state.engine.active().loaded.model.lm_head
+    num_calls = 0
+
+    def break_at_the_third_token(_module: object, _in: object, out: torch.Tensor) -> torch.Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        return out if num_calls < 3 else torch.full_like(out, float("nan"))
+
+    head.register_forward_hook(break_at_the_third_token)
+    *_, failure, done = events(chat(client, stream=True))
+    assert (failure["error"]["type"], done) == ("server_error", "[DONE]")
 
 
 def test_a_release_changed_in_place_is_loaded_again(client: TestClient, config: ServerConfig) -> None:

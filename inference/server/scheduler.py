@@ -1,0 +1,193 @@
+"""One thread generates for all requests at once, each with the model it began with.
+
+A request joins between two steps as soon as there is room, first come, first served. Nothing of a request
+touches another: its errors are its own, and one that nobody waits for any more is dropped at the next step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from inference.continuous import Admission, NextToken, RunningBatch
+from inference.decoding import Step
+from inference.errors import ServerError
+from inference.generation import Generated, Reply, room_for_reply
+from inference.model import LoadedModel
+from registry.records import GenerationSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StreamPiece:
+    """The next text of a streamed reply, and the tokens it came from; `result` is set on the last piece."""
+
+    text: str
+    tokens: tuple[NextToken, ...] = ()
+    result: Generated | None = None
+
+
+@dataclass(eq=False)
+class Work:
+    """A prompt to answer. `put` is called from the generating thread: with pieces, or one error at the end.
+
+    Where `is_streamed` is false, one piece comes, the last. Raises `PromptTooLong` when it is made.
+    """
+
+    loaded: LoadedModel
+    prompt: tuple[int, ...]
+    settings: GenerationSettings
+    put: Callable[[StreamPiece | Exception], None]
+    is_streamed: bool = False
+    num_likeliest: int = 0
+    is_unwanted: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        room = room_for_reply(self.loaded, self.prompt, settings=self.settings)
+        self.num_tokens = len(self.prompt) + room
+        self.reply = Reply(
+            self.loaded, max_new_tokens=room, settings=self.settings, is_streamed=self.is_streamed
+        )
+        self.told: list[NextToken] = []
+
+
+class Scheduler:
+    """Runs the batches. `max_tokens` bounds the cache of keys and values, in tokens, padding included."""
+
+    def __init__(self, *, max_running: int, max_tokens: int) -> None:
+        self._max_running = max_running
+        self._max_tokens = max_tokens
+        self._arrivals: SimpleQueue[Work | None] = SimpleQueue()
+        self._waiting: deque[Work] = deque()
+        self._running: dict[int, Work] = {}
+        self._batches: dict[int, RunningBatch] = {}
+        self._keys = itertools.count()
+        self._is_closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="generate", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are being generated for."""
+        return len(self._running)
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens that the caches hold, padding included."""
+        return sum(batch.num_cached_tokens for batch in list(self._batches.values()))
+
+    def submit(self, work: Work) -> None:
+        """Take on a request."""
+        self._arrivals.put(work)
+
+    def close(self) -> None:
+        """End every generation at its next token; those who wait get a `ServerError`."""
+        self._is_closing.set()
+        self._arrivals.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_closing.is_set():
+            self._receive()
+            self._forget_unwanted()
+            self._admit()
+            for model, batch in list(self._batches.items()):
+                self._advance(model, batch=batch)
+        self._receive()
+        for work in (*self._waiting, *self._running.values()):
+            work.put(ServerError("The server is shutting down."))
+
+    def _receive(self) -> None:
+        """Take in what has come; wait for something only where there is nothing to do."""
+        is_idle = not self._waiting and not self._running and not self._is_closing.is_set()
+        try:
+            while True:
+                work = self._arrivals.get(block=is_idle)
+                is_idle = False
+                if work is not None:
+                    self._waiting.append(work)
+        except Empty:
+            return
+
+    def _forget_unwanted(self) -> None:
+        self._waiting = deque(work for work in self._waiting if not work.is_unwanted.is_set())
+        self._end(key for key, work in list(self._running.items()) if work.is_unwanted.is_set())
+
+    def _admit(self) -> None:
+        """First come, first served: a long one at the head waits until there is room and is not passed."""
+        newcomers: dict[int, list[int]] = {}
+        while self._waiting and self._has_room(self._waiting[0]):
+            work = self._waiting.popleft()
+            key = next(self._keys)
+            self._running[key] = work
+            newcomers.setdefault(id(work.loaded), []).append(key)
+        for model, keys in newcomers.items():
+            self._begin(model, keys=keys)
+
+    def _has_room(self, newcomer: Work) -> bool:
+        """Whether all may grow to their ends. One that is alone is always let in."""
+        if not self._running:
+            return True
+        sizes: dict[int, list[int]] = {}
+        for work in (*self._running.values(), newcomer):
+            sizes.setdefault(id(work.loaded), []).append(work.num_tokens)
+        num_tokens = sum(len(lengths) * max(lengths) for lengths in sizes.values())
+        return len(self._running) < self._max_running and num_tokens <= self._max_tokens
+
+    def _begin(self, model: int, *, keys: list[int]) -> None:
+        loaded = self._running[keys[0]].loaded
+        batch = self._batches.setdefault(model, RunningBatch(loaded))
+        rows = [
+            Admission(key, prompt=work.prompt, settings=work.settings, num_likeliest=work.num_likeliest)
+            for key, work in ((key, self._running[key]) for key in keys)
+        ]
+        try:
+            self._deliver(batch.admit(rows))
+        except Exception as error:  # noqa: BLE001 - it is raised again where the request is answered
+            self._fail(keys, error=error)
+
+    def _advance(self, model: int, *, batch: RunningBatch) -> None:
+        if not batch.keys:
+            # The last user of a model that is no longer served: its memory goes with it.
+            del self._batches[model]
+            return
+        try:
+            self._deliver(batch.step())
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(batch.keys, error=error)
+
+    def _deliver(self, tokens: Iterable[NextToken]) -> None:
+        ended = [token.key for token in tokens if self._hand_over(token)]
+        self._end(ended)
+
+    def _hand_over(self, token: NextToken) -> bool:
+        """Give the request its token; True where it was the last."""
+        work = self._running[token.key]
+        text = work.reply.add(Step(token.key, token_id=token.token_id, logprob=token.logprob))
+        work.told.append(token)
+        if work.reply.finish_reason is None and not work.is_streamed:
+            return False
+        told, work.told = tuple(work.told), []
+        if work.reply.finish_reason is None:
+            work.put(StreamPiece(text, tokens=told))
+            return False
+        work.put(StreamPiece(text + work.reply.rest(), tokens=told, result=work.reply.result()))
+        return True
+
+    def _fail(self, keys: Iterable[int], *, error: Exception) -> None:
+        failed = list(keys)
+        for key in failed:
+            self._running[key].put(error)
+        self._end(failed)
+
+    def _end(self, keys: Iterable[int]) -> None:
+        for key in keys:
+            batch = self._batches.get(id(self._running.pop(key).loaded))
+            if batch is not None:
+                batch.drop({key})
