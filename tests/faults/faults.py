@@ -172,15 +172,29 @@ def clock_jump(stack: FaultStack, random: random.Random) -> Iterator[None]:
 def full_disk(stack: FaultStack, random: random.Random) -> Iterator[None]:
     """Full until a checkpoint met it, or for some seconds."""
     filler = stack.home / "models" / "filler"
-    free = shutil.disk_usage(filler.parent).free - FREE_BYTES
     try:
-        with filler.open("wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, free)
+        fill(filler)
         with contextlib.suppress(TimeoutError):
             wait_for(lambda: num_problems(stack) > 0, seconds=random.uniform(4, 8), message="it is met")
     finally:
         filler.unlink()
     yield
+
+
+def fill(filler: Path) -> None:
+    """Take all but a little. The stack writes meanwhile: what was free a moment ago may be taken."""
+    with filler.open("wb") as stream:
+        size = free_bytes(filler)
+        while size > 0:
+            try:
+                os.posix_fallocate(stream.fileno(), stream.seek(0, os.SEEK_END), size)
+                size = free_bytes(filler)
+            except OSError:
+                size //= 2
+
+
+def free_bytes(path: Path) -> int:
+    return shutil.disk_usage(path.parent).free - FREE_BYTES
 
 
 def locked_database(stack: FaultStack, random: random.Random) -> Iterator[None]:
