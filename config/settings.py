@@ -111,6 +111,10 @@ class ServerSettings(Section):
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=512, ge=1, description="a request may ask for less")
+    max_running: int = Field(default=16, ge=1, description="requests generated for at the same time")
+    max_batch_tokens: int = Field(
+        default=32_768, ge=1, description="prompts and replies under way; 112 KiB each for 0.6B in bf16"
+    )
     needs_key: bool = Field(default=False, description="to read; beyond loopback it always does")
 
     @property

@@ -90,7 +90,7 @@ class Reply:
         self._token_ids: list[int] = []
         self._pieces: list[str] = []
         self._logprob = 0.0
-        self._num_tokens = 0
+        self.num_tokens = 0
         self.finish_reason: FinishReason | None = None
 
     def add(self, step: Step) -> str:
@@ -99,7 +99,7 @@ class Reply:
             self.finish_reason = "error"
             return ""
         self._logprob += step.logprob
-        self._num_tokens += 1
+        self.num_tokens += 1
         if step.token_id in self._loaded.stop_token_ids:
             self.finish_reason = "stop"
             return ""
@@ -107,7 +107,7 @@ class Reply:
         piece = self._follow(step.token_id)
         if self._follower is not None and self._follower.is_stopped:
             self.finish_reason = "stop"
-        elif self._num_tokens >= self._max_new_tokens:
+        elif self.num_tokens >= self._max_new_tokens:
             self.finish_reason = "length"
         return piece
 
@@ -130,7 +130,7 @@ class Reply:
             if self._follower is None
             else "".join(self._pieces),
             token_ids=tuple(self._token_ids),
-            num_tokens=self._num_tokens,
+            num_tokens=self.num_tokens,
             finish_reason=self.finish_reason or "error",
             logprob=self._logprob if is_known else None,
             confidence=min(1.0, math.exp(self._logprob)) if is_known else None,

@@ -43,5 +43,12 @@ def encode_row(loaded: LoadedModel, row: ChatRow) -> EncodedRow:
     )
 
 
+def encode_text(loaded: LoadedModel, text: str) -> tuple[int, ...]:
+    """Token ids of a text as it is, for a model to go on with; `ModelError` for a text of no tokens."""
+    if not (ids := _encode(loaded, text)):
+        raise ModelError(f"The text {text[:40]!r} has no tokens.")
+    return ids
+
+
 def _encode(loaded: LoadedModel, text: str) -> tuple[int, ...]:
     return tuple(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])

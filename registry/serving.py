@@ -50,6 +50,16 @@ class SetActiveAnswer(Record):
     loaded_at: AwareDatetime
 
 
+class RunningReply(Record):
+    """A request that the server generates for. Its contents are told to nobody."""
+
+    release_id: str
+    num_prompt_tokens: int
+    num_tokens: int
+    age_seconds: float
+    is_streamed: bool
+
+
 class ReleaseInfo(Record):
     """A line of `GET /models`: a release in the server's directory. `problem`: it cannot be served."""
 

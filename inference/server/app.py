@@ -13,10 +13,23 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 
 from inference.errors import RequestRefused
 from inference.server.chat import ChatHandler
+from inference.server.completion_protocol import CompletionRequest, GenerateRequest
+from inference.server.completions import CompletionHandler
 from inference.server.config import Keys, ServerConfig, load_keys
 from inference.server.engine import Engine
 from inference.server.failures import install_handlers
 from inference.server.guard import RequestGuard
+from inference.server.insight import (
+    GpuList,
+    RunningRequests,
+    ServerInfo,
+    SystemInfo,
+    gpu_list,
+    running_requests,
+    server_info,
+    system_info,
+)
+from inference.server.metrics import Metrics
 from inference.server.protocol import MODEL_ALIASES, ChatRequest
 from inference.server.releases import list_releases
 from inference.server.replies import model_entry
@@ -37,7 +50,9 @@ def make_app(config: ServerConfig, *, clock: Callable[[], datetime] = utc_now) -
     the engine, and `app.state.restored` the future of the first load, both for tests and embedding.
     """
     keys = load_keys(config)
-    engine = Engine(config, clock=clock)
+    metrics = Metrics()
+    engine = Engine(config, clock=clock, metrics=metrics)
+    _watch(engine, metrics=metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -50,10 +65,14 @@ def make_app(config: ServerConfig, *, clock: Callable[[], datetime] = utc_now) -
     app.state.engine = engine
     install_handlers(app)
     app.add_middleware(
-        RequestGuard, max_body_bytes=config.max_body_bytes, active_release_id=lambda: engine.active_id
+        RequestGuard,
+        max_body_bytes=config.max_body_bytes,
+        active_release_id=lambda: engine.active_id,
+        metrics=metrics,
     )
     app.include_router(_open_routes(engine))
     app.include_router(_read_routes(engine, config=config, clock=clock, keys=keys))
+    app.include_router(_insight_routes(engine, config=config, keys=keys, metrics=metrics))
     app.include_router(_admin_routes(engine, keys=keys))
     return app
 
@@ -79,10 +98,19 @@ def _read_routes(
 ) -> APIRouter:
     router = APIRouter(dependencies=[Depends(_reader(keys))])
     chat = ChatHandler(engine, config=config, clock=clock)
+    texts = CompletionHandler(engine, config=config, clock=clock)
 
     @router.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         return await chat.answer(body, request)
+
+    @router.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        return await texts.complete(body, request)
+
+    @router.post("/generate", response_model=None)
+    async def generate(body: GenerateRequest, request: Request) -> Response:
+        return await texts.generate(body, request)
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -102,6 +130,32 @@ def _read_routes(
     return router
 
 
+def _insight_routes(engine: Engine, *, config: ServerConfig, keys: Keys, metrics: Metrics) -> APIRouter:
+    router = APIRouter(dependencies=[Depends(_reader(keys))])
+
+    @router.get("/info")
+    async def info() -> ServerInfo:
+        return server_info(engine, config=config)
+
+    @router.get("/gpu")
+    async def gpu() -> GpuList:
+        return gpu_list()
+
+    @router.get("/system")
+    async def system() -> SystemInfo:
+        return system_info(config)
+
+    @router.get("/jobs")
+    async def jobs() -> RunningRequests:
+        return running_requests(engine)
+
+    @router.get("/metrics", response_model=None)
+    async def numbers() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
+
+
 def _admin_routes(engine: Engine, *, keys: Keys) -> APIRouter:
     router = APIRouter(dependencies=[Depends(_administrator(keys))])
 
@@ -116,7 +170,20 @@ def _admin_routes(engine: Engine, *, keys: Keys) -> APIRouter:
             loaded_at=served.loaded_at,
         )
 
+    @router.post("/models/register")
+    async def register(body: SetActiveRequest) -> ReleaseInfo:
+        """Verify every file of a release that lies in the releases directory; 422 tells what is wrong."""
+        return await engine.register(body.release_id)
+
     return router
+
+
+def _watch(engine: Engine, *, metrics: Metrics) -> None:
+    """Numbers that are read when they are asked for."""
+    metrics.gauge("requests_running", "Requests generated for.", read=lambda: len(engine.running()))
+    metrics.gauge("requests_waiting", "Requests that wait.", read=lambda: engine.num_waiting)
+    metrics.gauge("cached_tokens", "Tokens cached, padding included.", read=lambda: engine.num_cached_tokens)
+    metrics.gauge("release_active", "1 where a release is served.", read=lambda: engine.active_id is not None)
 
 
 def _reader(keys: Keys) -> Callable[[str], Awaitable[None]]:

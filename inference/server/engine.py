@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -17,15 +18,21 @@ from datetime import datetime
 
 from inference.errors import NoActiveRelease, Overloaded
 from inference.model import LoadedModel
-from inference.prompts import encode_prompt
+from inference.prompts import encode_prompt, encode_text
 from inference.server.config import ServerConfig
-from inference.server.releases import current_release_id, load_release, release_directory
+from inference.server.metrics import Metrics
+from inference.server.releases import (
+    current_release_id,
+    load_release,
+    release_directory,
+    verify_release,
+)
 from inference.server.scheduler import Scheduler, StreamPiece, Work
 from registry.errors import ManifestError
 from registry.manifests import read_manifest
 from registry.records import GenerationSettings
 from registry.rows import ChatMessage
-from registry.serving import ServerHealth, ServerState
+from registry.serving import ReleaseInfo, RunningReply, ServerHealth, ServerState
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +49,7 @@ class ServedRelease:
 class Engine:
     """Holds the active release, swaps it, and answers with it."""
 
-    def __init__(self, config: ServerConfig, *, clock: Callable[[], datetime]) -> None:
+    def __init__(self, config: ServerConfig, *, clock: Callable[[], datetime], metrics: Metrics) -> None:
         self._config = config
         self._clock = clock
         self._started_at = clock()
@@ -51,6 +58,7 @@ class Engine:
         self._is_restoring = False
         self._problem = ""
         self._num_requests = self._num_errors = self._num_pending = 0
+        self._metrics = metrics
         self._scheduler = Scheduler(max_running=config.max_running, max_tokens=config.max_batch_tokens)
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
         self._loading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
@@ -116,6 +124,11 @@ class Engine:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._encoding, encode_prompt, release.loaded, messages)
 
+    async def encode_text(self, release: ServedRelease, text: str) -> tuple[int, ...]:
+        """Token ids of a text as it is, computed off the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._encoding, encode_text, release.loaded, text)
+
     async def reply(
         self,
         release: ServedRelease,
@@ -141,6 +154,7 @@ class Engine:
 
         work = Work(
             release.loaded,
+            release_id=release.release_id,
             prompt=prompt,
             settings=settings,
             put=put,
@@ -159,6 +173,44 @@ class Engine:
         finally:
             work.is_unwanted.set()
             self._num_pending -= 1
+            self._metrics.count_reply(
+                num_prompt_tokens=len(prompt),
+                num_tokens=work.reply.num_tokens,
+                first_token_seconds=work.first_token_seconds,
+            )
+
+    def running(self) -> list[RunningReply]:
+        """The requests that are generated for at this moment."""
+        return [
+            RunningReply(
+                release_id=work.release_id,
+                num_prompt_tokens=len(work.prompt),
+                num_tokens=work.reply.num_tokens,
+                age_seconds=time.monotonic() - work.submitted_at_seconds,
+                is_streamed=work.is_streamed,
+            )
+            for work in self._scheduler.running
+        ]
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens that the caches of keys and values hold."""
+        return self._scheduler.num_cached_tokens
+
+    async def register(self, release_id: str) -> ReleaseInfo:
+        """Verify every file of a release that lies in the server's directory, without loading it.
+
+        `ReleaseError` for one that is not there or not whole.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._loading, self._verified, release_id)
+
+    def _verified(self, release_id: str) -> ReleaseInfo:
+        manifest = verify_release(release_directory(self._config.releases_dir, release_id))
+        return ReleaseInfo(
+            release_id=release_id,
+            weights_sha256=manifest.weights_sha256,
+            is_active=release_id == self.active_id,
+        )
 
     def _restore(self) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable
 
@@ -13,11 +14,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference.server.failures import error_body, error_response
+from inference.server.metrics import Metrics
 from registry.serving import RELEASE_HEADER
 
 logger = logging.getLogger(__name__)
 REQUEST_ID_HEADER = "X-Request-Id"
 NO_RELEASE = "none"
+OTHER_ROUTES = "other"
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -25,17 +28,23 @@ class RequestGuard:
     """ASGI middleware. Written at this level because a wrapper of responses would break streaming."""
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, active_release_id: Callable[[], str | None]
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        active_release_id: Callable[[], str | None],
+        metrics: Metrics,
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._active_release_id = active_release_id
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope))
+        request_id, began = _request_id(Headers(scope=scope)), time.monotonic()
         answer = _Answer(send, request_id=request_id, active_release_id=self._active_release_id)
         try:
             await self._answer(scope, receive, answer.send)
@@ -44,6 +53,8 @@ class RequestGuard:
             if not answer.status_code:
                 await error_response(error)(scope, receive, answer.send)
         logger.info("%s %s %r %s", request_id, scope["method"], scope["path"], answer.status_code)
+        route = getattr(scope.get("route"), "path", OTHER_ROUTES)
+        self._metrics.count_request(route, status=answer.status_code, seconds=time.monotonic() - began)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared = Headers(scope=scope).get("content-length", "0")

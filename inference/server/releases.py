@@ -10,7 +10,7 @@ from inference.generation import generate
 from inference.model import LoadedModel, load_model
 from inference.prompts import encode_prompt
 from registry.errors import RegistryError
-from registry.manifests import read_manifest
+from registry.manifests import Manifest, read_manifest, verify
 from registry.records import GenerationSettings
 from registry.rows import ChatMessage
 from registry.serving import CURRENT_LINK, RELEASE_ID_PATTERN, ReleaseInfo
@@ -67,6 +67,14 @@ def load_release(directory: Path, *, device: str, num_threads: int | None) -> Lo
     except (InferenceError, RegistryError, OSError) as error:
         raise ReleaseError(f"Release {directory.name!r} cannot be served: {error}") from error
     return loaded
+
+
+def verify_release(directory: Path) -> Manifest:
+    """Hash every file; `ReleaseError` with what is missing or differs."""
+    try:
+        return verify(directory, with_state=False)
+    except (RegistryError, OSError) as error:
+        raise ReleaseError(f"Release {directory.name!r} is not whole: {error}") from error
 
 
 def _probe(loaded: LoadedModel) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from inference.generation import Generated
 from inference.server.engine import ServedRelease
+from inference.server.logprobs import chat_logprobs
+from inference.server.scheduler import StreamPiece
 
 DONE = b"data: [DONE]\n\n"
 OWNER = "tandem"
@@ -21,24 +23,28 @@ class ReplyHead:
     created: int
     release: ServedRelease
     num_prompt_tokens: int
+    wants_logprobs: bool = False
 
-    def completion(self, result: Generated) -> dict[str, Any]:
+    def completion(self, piece: StreamPiece, *, result: Generated) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": result.text, "refusal": None},
-            "logprobs": None,
+            "logprobs": self._logprobs(piece),
             "finish_reason": result.finish_reason,
         }
         return self._body("chat.completion") | {"choices": [choice], "usage": self._usage(result)}
 
     def role_chunk(self) -> bytes:
         """The first event: whose turn it is."""
-        return self._chunk({"role": "assistant", "content": ""}, finish_reason=None)
+        return self._chunk({"role": "assistant", "content": ""})
 
-    def text_chunk(self, text: str) -> bytes:
-        """An event with the next text."""
-        return self._chunk({"content": text}, finish_reason=None)
+    def text_chunk(self, piece: StreamPiece) -> bytes | None:
+        """An event with the next text and its tokens; None where there is nothing to tell."""
+        logprobs = self._logprobs(piece)
+        if not piece.text and not (logprobs and logprobs["content"]):
+            return None
+        return self._chunk({"content": piece.text}, logprobs=logprobs)
 
     def end_chunk(self, result: Generated) -> bytes:
         """The event that says why the reply ended."""
@@ -48,8 +54,17 @@ class ReplyHead:
         """The event with token counts and no choice."""
         return event(self._body("chat.completion.chunk") | {"choices": [], "usage": self._usage(result)})
 
-    def _chunk(self, delta: dict[str, str], *, finish_reason: str | None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _logprobs(self, piece: StreamPiece) -> dict[str, Any] | None:
+        return chat_logprobs(piece.tokens, loaded=self.release.loaded) if self.wants_logprobs else None
+
+    def _chunk(
+        self,
+        delta: dict[str, str],
+        *,
+        finish_reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return event(self._body("chat.completion.chunk") | {"choices": [choice]})
 
     def _body(self, kind: str) -> dict[str, Any]:
@@ -58,15 +73,25 @@ class ReplyHead:
             "object": kind,
             "created": self.created,
             "model": self.release.release_id,
-            "system_fingerprint": f"fp_{self.release.loaded.weights_sha256[:12]}",
+            "system_fingerprint": fingerprint(self.release),
         }
 
     def _usage(self, result: Generated) -> dict[str, int]:
-        return {
-            "prompt_tokens": self.num_prompt_tokens,
-            "completion_tokens": result.num_tokens,
-            "total_tokens": self.num_prompt_tokens + result.num_tokens,
-        }
+        return usage(self.num_prompt_tokens, num_tokens=result.num_tokens)
+
+
+def fingerprint(release: ServedRelease) -> str:
+    """Names the weights in OpenAI's field for the configuration of a backend."""
+    return f"fp_{release.loaded.weights_sha256[:12]}"
+
+
+def usage(num_prompt_tokens: int, *, num_tokens: int) -> dict[str, int]:
+    """OpenAI's counts of tokens."""
+    return {
+        "prompt_tokens": num_prompt_tokens,
+        "completion_tokens": num_tokens,
+        "total_tokens": num_prompt_tokens + num_tokens,
+    }
 
 
 def event(body: dict[str, Any]) -> bytes:

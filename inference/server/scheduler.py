@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Work:
     """
 
     loaded: LoadedModel
+    release_id: str
     prompt: tuple[int, ...]
     settings: GenerationSettings
     put: Callable[[StreamPiece | Exception], None]
@@ -55,6 +57,8 @@ class Work:
             self.loaded, max_new_tokens=room, settings=self.settings, is_streamed=self.is_streamed
         )
         self.told: list[NextToken] = []
+        self.submitted_at_seconds = time.monotonic()
+        self.first_token_seconds: float | None = None
 
 
 class Scheduler:
@@ -76,6 +80,11 @@ class Scheduler:
     def num_running(self) -> int:
         """Requests that are being generated for."""
         return len(self._running)
+
+    @property
+    def running(self) -> list[Work]:
+        """The requests that are being generated for."""
+        return list(self._running.values())
 
     @property
     def num_cached_tokens(self) -> int:
@@ -171,6 +180,8 @@ class Scheduler:
         work = self._running[token.key]
         text = work.reply.add(Step(token.key, token_id=token.token_id, logprob=token.logprob))
         work.told.append(token)
+        if work.first_token_seconds is None:
+            work.first_token_seconds = time.monotonic() - work.submitted_at_seconds
         if work.reply.finish_reason is None and not work.is_streamed:
             return False
         told, work.told = tuple(work.told), []

@@ -80,6 +80,8 @@ def server_part(settings: Settings) -> Part:
         "device": server.device,
         "num_threads": server.num_threads,
         "max_new_tokens": server.max_new_tokens,
+        "max_running": server.max_running,
+        "max_batch_tokens": server.max_batch_tokens,
     }
     if not server.is_open:
         settings.paths.secret("server_read_key")

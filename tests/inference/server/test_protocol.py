@@ -17,8 +17,6 @@ def request(**fields: object) -> ChatRequest:
     "fields",
     [
         {"n": 2},
-        {"logprobs": True},
-        {"top_logprobs": 3},
         {"tools": [{"type": "function"}]},
         {"functions": [{}]},
         {"response_format": {"type": "json_object"}},
@@ -105,3 +103,9 @@ def test_text_parts_are_joined_and_a_developer_is_a_system_message() -> None:
 def test_what_is_no_text_turn_is_refused(message: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         request(messages=[message])
+
+
+def test_the_likeliest_tokens_cannot_be_had_without_logprobs() -> None:
+    request = ChatRequest.model_validate({"messages": [{"role": "user", "content": "hi"}], "top_logprobs": 3})
+    with pytest.raises(RequestRefused, match="needs 'logprobs' to be true"):
+        check_supported(request)

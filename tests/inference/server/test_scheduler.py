@@ -37,7 +37,7 @@ class Ask:
     ) -> None:
         self.pieces: SimpleQueue[StreamPiece | Exception] = SimpleQueue()
         how = {"settings": SETTINGS, "put": self.pieces.put} | how
-        self.work = Work(loaded, prompt=prompt, **how)
+        self.work = Work(loaded, release_id="release", prompt=prompt, **how)
         scheduler.submit(self.work)
 
     def all(self) -> list[StreamPiece]:
