@@ -44,9 +44,7 @@ def main() -> int:
     for num_errors in (0, 1, 2, 3, 4, 6):
         sure += _print_winner(options, num_errors=num_errors, rng=rng)
     share = wilson_interval(sum(sure), num_trials=len(sure))
-    print(
-        f"  found over 2 standard errors ahead, the first was the truly best in {_told(share)}"
-    )
+    print(f"  found over 2 standard errors ahead, the first was the truly best in {_told(share)}")
     return 0
 
 

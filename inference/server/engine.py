@@ -146,18 +146,12 @@ class Engine:
         if self.num_waiting >= self._config.max_waiting:
             raise Overloaded(f"{self.num_waiting} requests wait already.", remedy="Try again shortly.")
         pieces: asyncio.Queue[StreamPiece | Exception] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def put(piece: StreamPiece | Exception) -> None:
-            with suppress(RuntimeError):  # the loop has closed: nobody is left to read
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
         work = Work(
             release.loaded,
             release_id=release.release_id,
             prompt=prompt,
             settings=settings,
-            put=put,
+            put=_putter(pieces),
             is_streamed=is_streamed,
             num_likeliest=num_likeliest,
         )
@@ -256,6 +250,17 @@ class Engine:
         if self._is_restoring or self._loading_id is not None:
             return "loading"
         return "error" if self._problem else "waiting"
+
+
+def _putter(pieces: asyncio.Queue[StreamPiece | Exception]) -> Callable[[StreamPiece | Exception], None]:
+    """Fills a queue of this event loop from another thread."""
+    loop = asyncio.get_running_loop()
+
+    def put(piece: StreamPiece | Exception) -> None:
+        with suppress(RuntimeError):  # the loop has closed: nobody is left to read
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+    return put
 
 
 async def _until_the_last(
