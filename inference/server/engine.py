@@ -168,9 +168,7 @@ class Engine:
             work.is_unwanted.set()
             self._num_pending -= 1
             self._metrics.count_reply(
-                num_prompt_tokens=len(prompt),
-                num_tokens=work.reply.num_tokens,
-                first_token_seconds=work.first_token_seconds,
+                len(prompt), num_tokens=work.reply.num_tokens, first_token_seconds=work.first_token_seconds
             )
 
     def running(self) -> list[RunningReply]:

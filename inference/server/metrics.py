@@ -45,7 +45,7 @@ class Metrics:
         self._request_seconds.labels(route=route).observe(seconds)
 
     def count_reply(
-        self, *, num_prompt_tokens: int, num_tokens: int, first_token_seconds: float | None
+        self, num_prompt_tokens: int, *, num_tokens: int, first_token_seconds: float | None
     ) -> None:
         """A reply ended, or its client left; None where it had no first token."""
         self._prompt_tokens.inc(num_prompt_tokens)
