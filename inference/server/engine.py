@@ -140,8 +140,7 @@ class Engine:
     ) -> AsyncGenerator[StreamPiece]:
         """The pieces of a reply, or the last alone where it is not streamed. Closing the iterator ends it.
 
-        `Overloaded` if too many wait. A slow reader holds up nobody: pieces wait in memory, bounded by
-        `max_new_tokens`.
+        `Overloaded` if too many wait. A slow reader holds up nobody: its pieces wait in memory.
         """
         if self.num_waiting >= self._config.max_waiting:
             raise Overloaded(f"{self.num_waiting} requests wait already.", remedy="Try again shortly.")
