@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from inference.batches import pad_left
 from inference.errors import OutOfMemory
 from inference.model import LoadedModel
-from inference.sampling import choose_tokens, row_generator
+from inference.sampling import choose_tokens, is_drawn, row_generator
 from registry.records import GenerationSettings
 
 # Padding that nobody needs any more is cut away once it is this wide: each cut copies the cache.
@@ -146,7 +146,7 @@ class RunningBatch:
         """The likeliest for all at once, then those that draw, each with its own settings and generator."""
         tokens = logits.argmax(dim=-1)
         for place, row in enumerate(self._rows):
-            if row.settings.temperature > 0:
+            if is_drawn(row.settings):
                 generators = [self._generators[place]]
                 one = logits[place : place + 1]
                 tokens[place] = choose_tokens(one, settings=row.settings, generators=generators)[0][0]

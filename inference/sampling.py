@@ -9,6 +9,9 @@ import torch
 
 from registry.records import GenerationSettings
 
+# Below it float32 overflows, and logits that differ by a thousandth are drawn once in 20 000 times.
+MIN_TEMPERATURE = 1e-4
+
 
 def choose_tokens(
     logits: torch.Tensor, *, settings: GenerationSettings, generators: Sequence[torch.Generator]
@@ -18,12 +21,17 @@ def choose_tokens(
     The log-probability is the model's own, before temperature and top_p; NaN where the logits are not
     finite. With temperature, a row's choice depends on its generator alone, never on its neighbours.
     """
-    if settings.temperature > 0:
+    if is_drawn(settings):
         tokens = _draw(logits, settings=settings, generators=generators)
     else:
         tokens = logits.argmax(dim=-1)
     chosen = logits.gather(1, tokens[:, None])[:, 0]
     return tokens, chosen - logits.logsumexp(dim=-1)
+
+
+def is_drawn(settings: GenerationSettings) -> bool:
+    """False for the likeliest token, and for temperatures that float32 cannot tell from 0."""
+    return settings.temperature >= MIN_TEMPERATURE
 
 
 def row_generator(seed: int, *, prompt: Sequence[int]) -> torch.Generator:
@@ -54,4 +62,5 @@ def _nucleus(probabilities: torch.Tensor, *, top_p: float) -> torch.Tensor:
         return probabilities
     ordered, places = probabilities.sort(dim=-1, descending=True)
     is_outside = ordered.cumsum(dim=-1) - ordered >= top_p
+    is_outside[..., 0] = False  # the likeliest is always inside, however small top_p is
     return probabilities.masked_fill(is_outside.scatter(1, places, is_outside), 0.0)

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from inference.errors import RequestRefused
 from inference.server.chat import ChatHandler
@@ -17,7 +18,7 @@ from inference.server.completion_protocol import CompletionRequest, GenerateRequ
 from inference.server.completions import CompletionHandler
 from inference.server.config import Keys, ServerConfig, load_keys
 from inference.server.engine import Engine
-from inference.server.failures import install_handlers
+from inference.server.failures import ERROR_RESPONSES, install_handlers
 from inference.server.guard import RequestGuard
 from inference.server.insight import (
     GpuList,
@@ -61,7 +62,9 @@ def make_app(config: ServerConfig, *, clock: Callable[[], datetime] = utc_now) -
         await asyncio.to_thread(engine.close)
 
     # No documentation pages: they would load their scripts from the internet.
-    app = FastAPI(title="tandem", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="tandem", lifespan=lifespan, docs_url=None, redoc_url=None, responses=dict(ERROR_RESPONSES)
+    )
     app.state.engine = engine
     install_handlers(app)
     app.add_middleware(
@@ -149,9 +152,9 @@ def _insight_routes(engine: Engine, *, config: ServerConfig, keys: Keys, metrics
     async def jobs() -> RunningRequests:
         return running_requests(engine)
 
-    @router.get("/metrics", response_model=None)
-    async def numbers() -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def numbers() -> PlainTextResponse:
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
 

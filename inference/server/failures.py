@@ -19,6 +19,7 @@ from inference.errors import (
     RequestRefused,
 )
 from registry.errors import TandemError
+from registry.records import Record
 
 RETRY_SECONDS = "1"
 # The first class that fits decides; a model error while rendering is the conversation's fault.
@@ -30,6 +31,27 @@ STATUSES: tuple[tuple[type[TandemError], int, str], ...] = (
     (ReleaseError, 422, "release_unusable"),
     (ModelError, 400, "invalid_conversation"),
 )
+
+
+class ErrorDetail(Record):
+    """What went wrong, in words and by name."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(Record):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorAnswer, "description": "The request cannot be met as it is."},
+    "5XX": {"model": ErrorAnswer, "description": "The server cannot answer now."},
+}
 
 
 def error_body(

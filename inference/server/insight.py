@@ -53,7 +53,8 @@ class SystemInfo(Record):
     """`GET /system`: the machine, and this process on it."""
 
     num_cpus: int
-    load_average: tuple[float, float, float]
+    load_1_minute: float
+    load_15_minutes: float
     memory_total_bytes: int
     memory_available_bytes: int
     process_bytes: int
@@ -104,10 +105,11 @@ def gpu_list() -> GpuList:
 
 def system_info(config: ServerConfig) -> SystemInfo:
     """At this moment."""
-    memory = psutil.virtual_memory()
+    memory, load = psutil.virtual_memory(), os.getloadavg()
     return SystemInfo(
         num_cpus=os.cpu_count() or 1,
-        load_average=os.getloadavg(),
+        load_1_minute=load[0],
+        load_15_minutes=load[2],
         memory_total_bytes=memory.total,
         memory_available_bytes=memory.available,
         process_bytes=psutil.Process().memory_info().rss,

@@ -33,6 +33,13 @@ def test_top_p_keeps_the_smallest_set_that_holds_it(top_p: float, kept: int) -> 
     assert (shares > 0).tolist() == [place < kept for place in range(4)]
 
 
+@pytest.mark.parametrize(
+    "how", [{"temperature": 5e-324}, {"temperature": 1e-75}, {"temperature": 1.0, "top_p": 5e-324}]
+)
+def test_settings_next_to_nothing_give_the_likeliest(how: dict[str, float]) -> None:
+    assert draws(GenerationSettings.model_validate(how), num_draws=50).tolist() == [1, 0, 0, 0]
+
+
 def test_the_logprob_is_the_models_own_whatever_the_temperature() -> None:
     settings = GenerationSettings(temperature=2.0)
     tokens, logprobs = choose_tokens(
