@@ -162,6 +162,7 @@ class ExampleResult(Record):
     row_id: str
     difficulty: str
     tags: tuple[str, ...] = ()
+    cluster: str = Field(default="", description="rows of one cluster share something, such as a text")
     expected: str
     answer: str
     is_correct: bool
@@ -199,8 +200,52 @@ class Evaluation(Record):
     duration_seconds: float | None = Field(default=None, ge=0)
 
 
+class SliceVerdict(Record):
+    """One difficulty or tag of a comparison. The p-values are adjusted for the number of slices.
+
+    `p_loss` and `p_accuracy` are one-sided, of the hypothesis that the slice keeps its limit.
+    """
+
+    kind: str = Field(pattern="^(difficulty|tag)$")
+    name: str
+    outcome: Outcome
+    num_pairs: int = Field(ge=2)
+    loss_increase: Estimate
+    accuracy_change: Estimate
+    p_loss: float = Field(ge=0, le=1)
+    p_accuracy: float = Field(ge=0, le=1)
+
+
+class Drift(Record):
+    """The candidate against the first checkpoint that ever anchored a comparison on this suite."""
+
+    checkpoint_id: str
+    evaluation_id: str
+    outcome: Outcome
+    num_pairs: int = Field(ge=0)
+    loss_increase: Estimate | None = None
+    accuracy_change: Estimate | None = None
+    perplexity_ratio: Estimate | None = None
+
+
+class Power(Record):
+    """What a comparison of this size can find: whether n suffices.
+
+    `detectable_increase` is the smallest relative increase of the loss that is told from none with 80 %
+    power at the two-sided 5 % level; `num_pairs_needed` are those that bring it down to the limit.
+    """
+
+    detectable_increase: float = Field(ge=0)
+    num_pairs_needed: int = Field(ge=1)
+    num_clusters: int = Field(ge=1, description="independent groups of rows; the rows, where none share")
+    suffices: bool
+
+
 class Verdict(Record):
-    """Judgement of a checkpoint against the anchored baseline. One per (checkpoint, suite, baseline)."""
+    """Judgement of a checkpoint against the anchored baseline. One per (checkpoint, suite, baseline).
+
+    `drift` is None where the baseline is itself the first anchor, `power` where nothing was compared.
+    """
 
     id: str
     checkpoint_id: str
@@ -214,6 +259,10 @@ class Verdict(Record):
     loss_increase: Estimate | None = None
     accuracy_change: Estimate | None = None
     perplexity_ratio: Estimate | None = None
+    slices: tuple[SliceVerdict, ...] = ()
+    num_small_slices: int = Field(default=0, ge=0, description="with too few pairs to be judged")
+    drift: Drift | None = None
+    power: Power | None = None
     decided_at: AwareDatetime
 
 
