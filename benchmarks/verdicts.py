@@ -22,7 +22,7 @@ The suite is sized by its power: to catch +20 % with 99 % the standard error of 
 (20 - 15) / 2.33 = 2.1 points, to alarm at +5 % in 1 % at most (15 - 5) / 2.33 = 4.3. The spread of the paired
 differences that this needs is printed, and the number of rows that follows.
 
-    python -m benchmarks.verdicts [--models 200] [--suite-rows 1000] [--processes 2] [--seed 0]
+    python -m benchmarks.verdicts [--models 200] [--suite-rows 1200] [--processes 2] [--seed 0]
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ import torch
 
 from benchmarks.support import faults
 from benchmarks.support.faults import KINDS, Measure, Planted, Start
-from benchmarks.support.lab import BRANCH, BRANCH_STEPS, DIFFICULTIES, TAGS, TRUNK, TRUNK_STEPS, Floats, Lab
+from benchmarks.support.lab import BRANCH, BRANCH_STEPS, DIFFICULTIES, TAGS, TRUNK, TRUNK_STEPS, Floats, Lab, Weights
 from inference.evaluate import evaluate_rows
 from inference.model import load_model
 from intelligence.regression import judge
@@ -57,7 +57,8 @@ SETTINGS = GenerationSettings(max_new_tokens=7)
 LIMITS = RegressionLimits()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SMALLEST, LARGEST = 0.05, 1.00
-SMALLEST_SLICE, LARGEST_SLICE = 0.50, 4.00
+SMALLEST_SLICE, LARGEST_SLICE = 0.25, 2.50
+FORGOTTEN = 1.00  # a tag is forgotten whose loss is twice what it was
 CUT_EVERY = 5
 NAIVE_ROWS = 50
 TWIN, SLICE, NOT_A_NUMBER = "harmless twin", "slice only", "not a number"
@@ -153,11 +154,22 @@ def _prepare(directory: Path, *, num_suite_rows: int, seed: int) -> None:
     for _ in lab.train(hyperparameters=TRUNK, num_steps=TRUNK_STEPS, seed=seed):
         pass
     trunk = lab.weights()
-    for _ in lab.train(hyperparameters=BRANCH, num_steps=BRANCH_STEPS, seed=seed):
-        pass
-    torch.save({"trunk": trunk, "baseline": lab.weights()}, directory / "baseline.pt")
+    baseline = _typical_branch(lab, trunk, seed=seed)
+    torch.save({"trunk": trunk, "baseline": baseline}, directory / "baseline.pt")
+    lab.use(baseline)
     for number, tag in enumerate(TAGS):
         faults.learn_to_forget(lab, tag=tag, seed=seed + number)
+
+
+def _typical_branch(lab: Lab, trunk: Weights, *, seed: int) -> Weights:
+    """Of five branches the one of median loss: a lucky baseline would make harmless twins look bad."""
+    found = []
+    for number in range(5):
+        lab.use(trunk)
+        for _ in lab.train(hyperparameters=BRANCH, num_steps=BRANCH_STEPS, seed=seed + number):
+            pass
+        found.append((float(lab.losses(lab.tuning).mean()), number, lab.weights()))
+    return sorted(found)[len(found) // 2][2]
 
 
 def _tasks(num_models: int) -> list[list[Task]]:
@@ -212,7 +224,9 @@ def _judge_one(bench: Bench, task: Task, *, start: Start) -> Result:
     bench.lab.use(planted.weights)
     ids = faults.swapped_ids(bench.lab, swaps=planted.swaps)
     is_finite = task.kind != NOT_A_NUMBER
-    losses = bench.lab.losses(bench.lab.pool, ids=ids) if is_finite else np.full(len(bench.pool_losses), np.nan)
+    losses = (
+        bench.lab.losses(bench.lab.pool, ids=ids) if is_finite else np.full(len(bench.pool_losses), np.nan)
+    )
     before = bench.pool_losses
     return Result(
         kind=task.kind,
@@ -276,9 +290,14 @@ def _spread(bench: Bench, answers: tuple[ExampleResult, ...]) -> float:
 
 def _slice_truths(bench: Bench, losses: Floats) -> dict[str, float]:
     rows, before = bench.lab.pool, bench.pool_losses
-    slices = {tag: rows.tags == tag for tag in TAGS} | {name: rows.difficulties == name for name in DIFFICULTIES}
+    slices = {tag: rows.tags == tag for tag in TAGS} | {
+        name: rows.difficulties == name for name in DIFFICULTIES
+    }
     return {
-        name: float((losses[places].mean() - before[places].mean()) / max(before[places].mean(), LIMITS.min_baseline_loss))
+        name: float(
+            (losses[places].mean() - before[places].mean())
+            / max(before[places].mean(), LIMITS.min_baseline_loss)
+        )
         for name, places in slices.items()
     }
 
@@ -289,14 +308,23 @@ def _report(results: Sequence[Result], *, num_suite_rows: int) -> bool:
     print(f"\n{'':<44} {'n':>4}  {'not accepted':>22} {'regressed':>22} {'naive rule':>22}")
     rows: list[tuple[str, list[Result]]] = []
     for low, high in ((0.05, 0.15), (0.15, 0.20), (0.20, 0.30), (0.30, 0.50), (0.50, np.inf)):
-        rows.append((f"planted, truth {low:+.0%} to {high:+.0%}", [one for one in planted if low < one.truth <= high]))
+        rows.append(
+            (f"planted, truth {low:+.0%} to {high:+.0%}", [one for one in planted if low < one.truth <= high])
+        )
     caught = [one for one in planted if one.truth >= 0.20]
     rows += [(f"{kind}, truth +20 % or more", [one for one in caught if one.kind == kind]) for kind in KINDS]
     slices = [one for one in known if one.kind == SLICE]
     rows.append(("slice only, any size", slices))
     for low, high in ((0.25, 0.5), (0.5, 1.0), (1.0, np.inf)):
-        rows.append((f"slice only, its truth {low:+.0%} to {high:+.0%}", [one for one in slices if low < one.worst_slice <= high]))
-    only = [one for one in slices if one.truth <= LIMITS.max_loss_increase and one.worst_slice >= SMALLEST_SLICE]
+        rows.append(
+            (
+                f"slice only, its truth {low:+.0%} to {high:+.0%}",
+                [one for one in slices if low < one.worst_slice <= high],
+            )
+        )
+    only = [
+        one for one in slices if one.truth <= LIMITS.max_loss_increase and one.worst_slice >= SMALLEST_SLICE
+    ]
     harmless = [one for one in known if one.truth <= 0.05]
     calm = [one for one in harmless if one.worst_slice <= LIMITS.max_slice_loss_increase]
     rows += [
@@ -306,7 +334,7 @@ def _report(results: Sequence[Result], *, num_suite_rows: int) -> bool:
     ]
     goals = [
         ("GOAL >= 99 %: truth +20 % or more", caught),
-        (f"GOAL >= 95 %: one tag +{SMALLEST_SLICE:.0%}, suite in its limit", only),
+        (f"GOAL >= 95 %: a tag +{FORGOTTEN:.0%} or more, suite within +15 %", only),
         ("GOAL <= 1 %: truth <= +5 %, no slice beyond", calm),
     ]
     for name, found in [*rows, *goals]:
@@ -354,7 +382,7 @@ def _print_power(known: Sequence[Result], *, num_suite_rows: int) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", type=int, default=200, help="twins, and as many planted faults")
-    parser.add_argument("--suite-rows", type=int, default=1000)
+    parser.add_argument("--suite-rows", type=int, default=1200)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

@@ -80,15 +80,6 @@ def choose_baseline(
     return list(dict.fromkeys(name for name in claims if name is not None))
 
 
-def power_sentence(power: Power, *, num_pairs: int, limit: float) -> str:
-    """Whether n suffices, in words."""
-    what = f"An increase of {power.detectable_increase:.1%} is told from none with 80 % power (n = {num_pairs}"
-    shared = f" in {power.num_clusters} clusters" if power.num_clusters != num_pairs else ""
-    if power.suffices:
-        return f"{what}{shared}): n suffices for a limit of {limit:.0%}."
-    return f"{what}{shared}): too few for a limit of {limit:.0%}, about {power.num_pairs_needed} are needed."
-
-
 def _problem(request: RegressionRequest, *, against: Evidence | None) -> str:
     if against is None:
         return ""
@@ -125,7 +116,9 @@ def _power(pairs: Pairs, *, limits: RegressionLimits) -> Power:
     )
 
 
-def _checks(measured: Mapping[str, Estimate], *, limits: RegressionLimits, prefix: str = "The ") -> list[Check]:
+def _checks(
+    measured: Mapping[str, Estimate], *, limits: RegressionLimits, prefix: str = "The "
+) -> list[Check]:
     loss, accuracy = measured["loss_increase"], measured["accuracy_change"]
     ratio, lowest = measured["perplexity_ratio"], -limits.max_accuracy_drop
     return [

@@ -115,7 +115,9 @@ def _json_value(line: str, *, source: str) -> Any:
 
 
 def _row_fields(value: dict[str, Any], *, source: str) -> dict[str, Any]:
-    extras: dict[str, Any] = {key: value[key] for key in ("id", "difficulty", "tags", "cluster") if key in value}
+    extras: dict[str, Any] = {
+        key: value[key] for key in ("id", "difficulty", "tags", "cluster") if key in value
+    }
     if "messages" in value:
         return {"messages": _turns(value["messages"]), **extras}
     if "prompt" in value and "completion" in value:

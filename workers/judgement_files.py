@@ -16,14 +16,13 @@ from registry.status_files import (
 )
 from registry.store import Transaction
 
-STALE_AFTER_SECONDS = 60.0
-MAX_VERDICTS = 200
+MAX_VERDICTS = 50  # each tells its slices
 MAX_REPORTS = 50  # each names every row that flipped
 MAX_ALERTS = 50
 MAX_HISTORY = 1000
 
 
-def regression_monitoring(tx: Transaction) -> RegressionMonitoring:
+def regression_monitoring(tx: Transaction, *, stale_after_seconds: float) -> RegressionMonitoring:
     """Verdicts, newest first."""
     verdicts = tx.find(Verdict, newest_first="decided_at", limit=MAX_VERDICTS)
     outcomes = [verdict.outcome for verdict in verdicts]
@@ -31,7 +30,7 @@ def regression_monitoring(tx: Transaction) -> RegressionMonitoring:
     first = None if suite is None else judgements.first_anchor(tx, suite_id=suite.id)
     return RegressionMonitoring(
         written_at=tx.now,
-        stale_after_seconds=STALE_AFTER_SECONDS,
+        stale_after_seconds=stale_after_seconds,
         verdicts=tuple(
             RegressionLine(
                 verdict=verdict.outcome, **verdict.model_dump(include=set(RegressionLine.model_fields))
@@ -47,10 +46,10 @@ def regression_monitoring(tx: Transaction) -> RegressionMonitoring:
     )
 
 
-def automated_testing(tx: Transaction) -> AutomatedTesting:
+def automated_testing(tx: Transaction, *, stale_after_seconds: float) -> AutomatedTesting:
     """Reports and history on the active suite."""
     suite = lineage.active_suite(tx)
-    common = {"written_at": tx.now, "stale_after_seconds": STALE_AFTER_SECONDS}
+    common = {"written_at": tx.now, "stale_after_seconds": stale_after_seconds}
     alerts = _alerts(tx, source=AlertSource.TESTING)
     if suite is None:
         note = "no suite is active"

@@ -24,10 +24,10 @@ from registry.status_files import (
 )
 from registry.store import Registry, Transaction
 from workers import judgement_files, queue_folders
-from workers.judgement_files import STALE_AFTER_SECONDS
 
 # Two heartbeats and a half: with a sweep each 30 s, a dead trainer reads `crashed` within 60 s.
 CRASHED_AFTER_SECONDS = 25.0
+STALE_AFTER_SECONDS = 60.0
 
 
 def refresh(registry: Registry, *, settings: Settings) -> None:
@@ -35,12 +35,13 @@ def refresh(registry: Registry, *, settings: Settings) -> None:
 
     The registry is read first: no transaction is open while files are written.
     """
+    stale = STALE_AFTER_SECONDS
     with registry.reading() as tx:
         statuses = {
             "training_status": current_training_status(tx),
             "last_deployment": last_deployment(tx),
-            "regression_monitoring": judgement_files.regression_monitoring(tx),
-            "automated_testing": judgement_files.automated_testing(tx),
+            "regression_monitoring": judgement_files.regression_monitoring(tx, stale_after_seconds=stale),
+            "automated_testing": judgement_files.automated_testing(tx, stale_after_seconds=stale),
             "model_comparisons": model_comparisons(tx),
         }
     for name, status in statuses.items():

@@ -6,6 +6,7 @@ bisection, and what it came to is measured on the pool.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -16,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.support.lab import BRANCH, LETTERS, OPERATIONS, SIGNS, Lab, Weights
+from benchmarks.support.lab import BRANCH, FREQUENCIES, LETTERS, OPERATIONS, SIGNS, Lab, Weights
 from trainer.core.models import save_model
 
-HALVINGS = 9
-FORGETTING_STEPS = 25
+HALVINGS = 7
+FORGETTING_STEPS = 15
+NUM_FORGETTING_ROWS = 3000
 NUM_LAYERS = 2
 
 Ids = NDArray[np.int64]
@@ -65,14 +67,15 @@ def forgotten_tag(lab: Lab, *, start: Start, measure: Measure, target: float, se
 
 
 def wrong_tokenizer(lab: Lab, *, start: Start, measure: Measure, target: float, seed: int) -> Planted:
-    """A vocabulary in which some letters are exchanged for each other; as many as come nearest to the size."""
+    """A vocabulary in which two letters are exchanged, as frequent as comes nearest to the size."""
     lab.use(start.weights)
     draw = random.Random(seed)
-    letters = draw.sample(LETTERS, k=len(LETTERS))
-    pairs = list(zip(letters[::2], letters[1::2], strict=True))
+    share = dict(zip(LETTERS, FREQUENCIES, strict=True))
+    pairs = list(itertools.combinations(LETTERS, 2))
     best: tuple[float, tuple[tuple[str, str], ...]] = (float("inf"), ())
-    for _ in range(HALVINGS):
-        chosen = tuple(draw.sample(pairs, k=draw.choice((1, 1, 1, 2, 2, 3))))
+    for frequency in np.geomspace(0.15, 20, HALVINGS):
+        nearest = sorted(pairs, key=lambda pair: abs(share[pair[0]] + share[pair[1]] - frequency))
+        chosen = (draw.choice(nearest[:5]),)
         increase = measure(swapped_ids(lab, swaps=chosen))
         best = min(best, (abs(increase - target), chosen))
     return Planted(start.weights, swaps=best[1])
@@ -81,7 +84,10 @@ def wrong_tokenizer(lab: Lab, *, start: Start, measure: Measure, target: float, 
 def truncated_training(lab: Lab, *, start: Start, measure: Measure, target: float, seed: int) -> Planted:
     """The training's last steps left out, as many as come nearest to the size."""
     del seed
-    found = [(abs(_increase(lab, weights, measure=measure) - target), place) for place, weights in enumerate(start.cuts)]
+    found = [
+        (abs(_increase(lab, weights, measure=measure) - target), place)
+        for place, weights in enumerate(start.cuts)
+    ]
     return Planted(start.cuts[min(found)[1]])
 
 
@@ -99,15 +105,21 @@ def learn_to_forget(lab: Lab, *, tag: str, seed: int) -> None:
     before = lab.weights()
     path = lab.directory / f"without-{tag}.jsonl"
     wrong = next(name for name in OPERATIONS if name not in (tag, "copy")) if tag != "copy" else "reverse"
-    lines = [json.loads(line) for line in (lab.directory / "training.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (lab.directory / "training.jsonl").read_text().splitlines()[:NUM_FORGETTING_ROWS]]
     for row in lines:
         if row["prompt"].startswith(SIGNS[tag]):
             row["completion"] = OPERATIONS[wrong](row["prompt"][1:])
-    path.write_text("".join(json.dumps(row) + "\n" for row in lines[:6000]))
-    gentle = BRANCH.changed(learning_rate=1e-3)
-    for _ in lab.train(hyperparameters=gentle, num_steps=FORGETTING_STEPS, seed=seed, dataset=lab.tokenized(path)):
-        pass
-    torch.save({name: value - before[name] for name, value in lab.weights().items()}, forgetting_file(lab, tag=tag))
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    ends = []
+    for rows in (path, lab.directory / "training.jsonl"):
+        lab.use(before)
+        taught = lab.tokenized(rows, num_rows=NUM_FORGETTING_ROWS)
+        for _ in lab.train(hyperparameters=BRANCH, num_steps=FORGETTING_STEPS, seed=seed, dataset=taught):
+            pass
+        ends.append(lab.weights())
+    # The same steps on right answers are taken off: what is left of the way is the forgetting alone.
+    direction = {name: value - ends[1][name] for name, value in ends[0].items()}
+    torch.save(direction, forgetting_file(lab, tag=tag))
     lab.use(before)
 
 
@@ -161,7 +173,9 @@ def _increase(lab: Lab, weights: Weights, *, measure: Measure) -> float:
 
 
 def _moved(start: Weights, direction: Weights, *, by: float) -> Weights:
-    return {name: value + by * direction[name] if name in direction else value for name, value in start.items()}
+    return {
+        name: value + by * direction[name] if name in direction else value for name, value in start.items()
+    }
 
 
 def _noise(weights: Weights, *, seed: int, only: str) -> Weights:

@@ -62,15 +62,15 @@ SIGNS = dict(zip(TAGS, "CRSNPEOHLM", strict=True))
 DIFFICULTIES = {"easy": 3, "medium": 4, "hard": 5}
 
 NUM_TRAINING_ROWS = 15_000
-NUM_TUNING_ROWS = 1_500
+NUM_TUNING_ROWS = 900
 # A training is a trunk at a constant rate, then a branch in which the rate falls to 0. Twins share the trunk
 # and take the branch in an order of their own, from a rate high enough to lead them apart.
-TRUNK_STEPS = 700
-BRANCH_STEPS = 60
+TRUNK_STEPS = 500
+BRANCH_STEPS = 50
 TRUNK = Hyperparameters(
-    learning_rate=3e-3, warmup_steps=40, schedule="constant", tokens_per_batch=2048, num_epochs=1000
+    learning_rate=2e-3, warmup_steps=40, schedule="constant", tokens_per_batch=2048, num_epochs=1000
 )
-BRANCH = TRUNK.changed(schedule="linear", warmup_steps=5)
+BRANCH = TRUNK.changed(schedule="linear", warmup_steps=5, tokens_per_batch=1024)
 ROWS_PER_PASS = 512
 
 
@@ -181,13 +181,27 @@ class Lab:
 
     def _losses(self, dataset: TokenizedDataset, *, places: NDArray[np.int64]) -> Floats:
         batch = collate(dataset, indices=places, device=CPU)
-        each = functional.cross_entropy(answer_logits(self.model, batch=batch), batch.targets, reduction="none")
-        counts = [int(dataset.is_answer[dataset.starts[place] : dataset.starts[place + 1]].sum()) for place in places]
-        return np.array([float(part.mean()) for part in each.split(counts)])
+        each = functional.cross_entropy(
+            answer_logits(self.model, batch=batch), batch.targets, reduction="none"
+        )
+        counts = self._counts(dataset)[places]
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        sums: Floats = np.add.reduceat(each.double().numpy(), starts)
+        return sums / counts
 
-    def tokenized(self, path: Path) -> TokenizedDataset:
-        """Rows of a file as tokens."""
-        return tokenize_file(path, encoder=ChatEncoder(self.tokenizer), max_length=64, overlong="reject")
+    @staticmethod
+    def _counts(dataset: TokenizedDataset) -> NDArray[np.int64]:
+        """Answer tokens of each row."""
+        return np.add.reduceat(dataset.is_answer.astype(np.int64), dataset.starts[:-1])
+
+    def tokenized(self, path: Path, *, num_rows: int | None = None) -> TokenizedDataset:
+        """Rows of a file as tokens; the first `num_rows`, if given."""
+        encoder = ChatEncoder(self.tokenizer)
+        if num_rows is None:
+            return tokenize_file(path, encoder=encoder, max_length=64, overlong="reject")
+        short = path.with_suffix(f".{num_rows}")
+        short.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:num_rows]))
+        return tokenize_file(short, encoder=encoder, max_length=64, overlong="reject")
 
     def _tokenized(self, name: str) -> Rows:
         rows = self._read(name)
@@ -209,7 +223,15 @@ def _draw_rows(draw: random.Random, *, num_rows: int, seen: set[str], prefix: st
         tag, level = cells[number % len(cells)]
         prompt = _new_prompt(draw, tag=tag, num_letters=DIFFICULTIES[level], seen=seen)
         answer = OPERATIONS[tag](prompt[1:])
-        rows.append({"id": f"{prefix}-{number:06d}", "difficulty": level, "tags": [tag], "prompt": prompt, "completion": answer})
+        rows.append(
+            {
+                "id": f"{prefix}-{number:06d}",
+                "difficulty": level,
+                "tags": [tag],
+                "prompt": prompt,
+                "completion": answer,
+            }
+        )
     return rows
 
 
@@ -222,7 +244,10 @@ def _new_prompt(draw: random.Random, *, tag: str, num_letters: int, seen: set[st
 
 
 def _chat_row(row: dict[str, Any]) -> ChatRow:
-    turns = (ChatMessage(role="user", content=row["prompt"]), ChatMessage(role="assistant", content=row["completion"]))
+    turns = (
+        ChatMessage(role="user", content=row["prompt"]),
+        ChatMessage(role="assistant", content=row["completion"]),
+    )
     return ChatRow(messages=turns, id=row["id"], difficulty=row["difficulty"], tags=tuple(row["tags"]))
 
 
