@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.support.lab import BRANCH, FREQUENCIES, LETTERS, OPERATIONS, SIGNS, Lab, Weights
+from benchmarks.support.lab import BRANCH, BRANCH_STEPS, FREQUENCIES, LETTERS, OPERATIONS, SIGNS, Lab, Weights
 from trainer.core.models import save_model
 
 HALVINGS = 7
 FORGETTING_STEPS = 15
 NUM_FORGETTING_ROWS = 3000
 NUM_LAYERS = 2
+OWN_STEPS = 6
 
 Ids = NDArray[np.int64]
 # The relative increase of the loss of the weights in use, with tokens renamed if there are `ids`.
@@ -40,10 +41,10 @@ class Planted:
 
 @dataclass(frozen=True)
 class Start:
-    """What a fault is planted in. `cuts` are the weights on the way there, the last steps of its training."""
+    """What a fault is planted in; and weights of the training before, each with the loss it had there."""
 
     weights: Weights
-    cuts: tuple[Weights, ...]
+    earlier: tuple[tuple[float, Weights], ...]
 
 
 def weight_noise(lab: Lab, *, start: Start, measure: Measure, target: float, seed: int) -> Planted:
@@ -82,13 +83,15 @@ def wrong_tokenizer(lab: Lab, *, start: Start, measure: Measure, target: float, 
 
 
 def truncated_training(lab: Lab, *, start: Start, measure: Measure, target: float, seed: int) -> Planted:
-    """The training's last steps left out, as many as come nearest to the size."""
-    del seed
-    found = [
-        (abs(_increase(lab, weights, measure=measure) - target), place)
-        for place, weights in enumerate(start.cuts)
-    ]
-    return Planted(start.cuts[min(found)[1]])
+    """Weights of the training long before its end, after some steps of an order of their own."""
+    nearest = sorted(start.earlier, key=lambda earlier: abs(earlier[0] - target))[:2]
+    found: list[tuple[float, int, Weights]] = []
+    for place, (_, weights) in enumerate(nearest):
+        lab.use(weights)
+        for _ in lab.train(hyperparameters=BRANCH, num_steps=OWN_STEPS, seed=seed, schedule_steps=BRANCH_STEPS):
+            pass
+        found.append((abs(measure(None) - target), place, lab.weights()))
+    return Planted(min(found)[2])
 
 
 KINDS: dict[str, Callable[..., Planted]] = {

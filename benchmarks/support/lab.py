@@ -63,14 +63,13 @@ DIFFICULTIES = {"easy": 3, "medium": 4, "hard": 5}
 
 NUM_TRAINING_ROWS = 15_000
 NUM_TUNING_ROWS = 900
-# A training is a trunk at a constant rate, then a branch in which the rate falls to 0. Twins share the trunk
-# and take the branch in an order of their own, from a rate high enough to lead them apart.
-TRUNK_STEPS = 500
+# A training is a trunk, in which the rate falls slowly, and a branch, in which it falls to 0. Twins share the
+# trunk and take the branch in an order of their own.
+TRUNK_STEPS = 520
 BRANCH_STEPS = 50
-TRUNK = Hyperparameters(
-    learning_rate=2e-3, warmup_steps=40, schedule="constant", tokens_per_batch=2048, num_epochs=1000
-)
-BRANCH = TRUNK.changed(schedule="linear", warmup_steps=5, tokens_per_batch=1024)
+TRUNK = Hyperparameters(learning_rate=3e-3, warmup_steps=40, tokens_per_batch=2048, num_epochs=1000)
+WHOLE_STEPS = 620  # those over which the trunk's rate would reach 0
+BRANCH = TRUNK.changed(learning_rate=5e-4, warmup_steps=5, tokens_per_batch=1024)
 ROWS_PER_PASS = 512
 
 
@@ -142,9 +141,13 @@ class Lab:
         hyperparameters: Hyperparameters,
         num_steps: int,
         seed: int,
+        schedule_steps: int | None = None,
         dataset: TokenizedDataset | None = None,
     ) -> Iterator[int]:
-        """Train the model in place with the trainer's own parts; yields the number of steps taken so far."""
+        """Train the model in place with the trainer's own parts; yields the number of steps taken so far.
+
+        The rate falls to 0 over `schedule_steps`, which are `num_steps` unless given.
+        """
         dataset = self.training.dataset if dataset is None else dataset
         runner = StepRunner(
             self.model,
@@ -163,7 +166,9 @@ class Lab:
         )
         for step in range(num_steps):
             self.model.train()
-            rate = learning_rate_at(step, num_steps=num_steps, hyperparameters=hyperparameters)
+            rate = learning_rate_at(
+                step, num_steps=schedule_steps or num_steps, hyperparameters=hyperparameters
+            )
             runner.take(plan.batch(step), step=step, learning_rate=rate)
             yield step + 1
 
