@@ -1,28 +1,29 @@
-"""Verdicts on planted faults: small real models, ruined on purpose, judged by the monitor and by a naive rule.
+"""Verdicts on planted faults: small real models, ruined on purpose, judged by the monitor and a naive rule.
 
 Half of the models are twins: the same training with its last part in another order, so harmless as far as
 their truth says so. Into each twin a fault is planted (weight noise, a ruined layer, a forgotten tag, a wrong
-tokenizer, truncated training), sized from +5 % to +100 %. A quarter as many have one tag forgotten and the
-rest kept: a slice of 10 % of the suite. Some have a weight that is not a number.
+tokenizer, truncated training), sized from +5 % to +100 %. Into every fourth one tag alone is made to be
+forgotten, a slice of 10 % of the suite. Some have a weight that is not a number.
 
-Truth is the relative increase of the mean loss over a pool of rows that is ten times as large as the suite and
-has no row in common with it, paired with the baseline's. The monitor sees the suite alone, by
+Truth is the relative increase of the mean loss over a pool of rows, six times as large as the suite and
+without a row in common with it, against the baseline's on the same rows. The monitor sees the suite alone, by
 `inference/evaluate.py` from a saved model directory, and judges with its default limits.
 
-- caught: the verdict is not `pass`. A checkpoint that is watched is not deployed either; the table has both
-  columns, and `regressed` alone.
-- false alarm: the verdict is not `pass` although the truth is at most +5 %, over all the models for which that
-  is so, whatever was planted. A model with a slice that truly lost more than the slice limit is not harmless and
-  is counted apart.
+- caught: the verdict is not `pass`. A checkpoint that is watched is not served either; the tables have both
+  columns, not accepted and `regressed` alone.
+- false alarm: the verdict is not `pass` although the truth is at most +5 %, over all the models for which
+  that is so, whatever was planted. A model of which a slice truly lost more than the slice limit is not
+  harmless and is counted apart.
+- a regression of a slice only: the tag's true loss at least doubled, that of the whole rose by 15 % at most.
 - the naive rule, on the same answers: 50 random rows of the candidate against 50 other random rows of the
   baseline, flagged where the quotient of the means exceeds 1.15. As in the original a comparison with NaN is
   false, and so it passes.
 
 The suite is sized by its power: to catch +20 % with 99 % the standard error of the increase must be at most
 (20 - 15) / 2.33 = 2.1 points, to alarm at +5 % in 1 % at most (15 - 5) / 2.33 = 4.3. The spread of the paired
-differences that this needs is printed, and the number of rows that follows.
+differences is printed with the number of rows that follows from it.
 
-    python -m benchmarks.verdicts [--models 200] [--suite-rows 1200] [--processes 2] [--seed 0]
+    python -m benchmarks.verdicts [--models 200] [--suite-rows 1800] [--processes 2] [--seed 0]
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,12 +44,24 @@ import numpy as np
 import torch
 
 from benchmarks.support import faults
+from benchmarks.support.counted import NOT_A_NUMBER, SLICE, TWIN, Result, report
 from benchmarks.support.faults import KINDS, Measure, Planted, Start
-from benchmarks.support.lab import BRANCH, BRANCH_STEPS, DIFFICULTIES, TAGS, TRUNK, TRUNK_STEPS, WHOLE_STEPS, Floats, Lab, Weights
+from benchmarks.support.lab import (
+    BRANCH,
+    BRANCH_STEPS,
+    DIFFICULTIES,
+    TAGS,
+    TRUNK,
+    TRUNK_STEPS,
+    WHOLE_STEPS,
+    Floats,
+    Lab,
+    Weights,
+)
 from inference.evaluate import evaluate_rows
 from inference.model import load_model
 from intelligence.regression import judge
-from intelligence.statistics import standard_error, wilson_interval
+from intelligence.statistics import standard_error
 from registry.messages import Evidence, RegressionLimits, RegressionRequest
 from registry.records import ExampleResult, GenerationSettings
 from registry.states import Outcome
@@ -58,10 +71,8 @@ LIMITS = RegressionLimits()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SMALLEST, LARGEST = 0.05, 1.00
 SMALLEST_SLICE, LARGEST_SLICE = 0.25, 2.50
-FORGOTTEN = 1.00  # a tag is forgotten whose loss is twice what it was
 CUT_EVERY = 15
 NAIVE_ROWS = 50
-TWIN, SLICE, NOT_A_NUMBER = "harmless twin", "slice only", "not a number"
 
 
 @dataclass(frozen=True)
@@ -71,30 +82,6 @@ class Task:
     number: int
     kind: str
     target: float = 0.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """What is true of a model, and what was said of it. `truth` is NaN where the model answers nothing.
-
-    `tag_truth` is that of the tag which alone was to be forgotten; NaN for every other kind.
-    """
-
-    kind: str
-    target: float
-    truth: float
-    truth_error: float
-    slice_truths: dict[str, float]
-    tag_truth: float
-    outcome: Outcome
-    is_naive_alarm: bool
-    spread: float
-    cpu_seconds: float
-
-    @property
-    def worst_slice(self) -> float:
-        """The largest true increase of a slice."""
-        return max(self.slice_truths.values(), default=float("nan"))
 
 
 class Bench:
@@ -132,7 +119,6 @@ class Bench:
         before = self.tuning_losses[places].mean()
         return lambda ids: float(self.lab.losses(rows, ids=ids)[places].mean() / before - 1)
 
-
     def _increase(self, weights: Weights) -> float:
         self.lab.use(weights)
         return self.measure()(None)
@@ -150,7 +136,7 @@ def main() -> int:
         _prepare(directory, num_suite_rows=options.suite_rows, seed=options.seed)
         print(f"baseline trained in {time.monotonic() - started:.0f} s", flush=True)
         results = _run(_tasks(options.models), directory=directory, num_processes=options.processes)
-    is_good = _report(results, num_suite_rows=options.suite_rows)
+    is_good = report(results, kinds=tuple(KINDS), limits=LIMITS, num_suite_rows=options.suite_rows)
     print(f"{len(results)} models in {time.monotonic() - started:.0f} s on {options.processes} processes")
     return 0 if is_good else 1
 
@@ -159,12 +145,9 @@ def _prepare(directory: Path, *, num_suite_rows: int, seed: int) -> None:
     """Train the baseline: trunk and branch; learn to forget each tag."""
     torch.set_num_threads(1)
     lab = Lab.make(directory, num_suite_rows=num_suite_rows, seed=seed)
-    earlier = []
-    for step in lab.train(
-        hyperparameters=TRUNK, num_steps=TRUNK_STEPS, seed=seed, schedule_steps=WHOLE_STEPS
-    ):
-        if step > TRUNK_STEPS // 2 and step % CUT_EVERY == 0:
-            earlier.append(lab.weights())
+    steps = lab.train(hyperparameters=TRUNK, num_steps=TRUNK_STEPS, seed=seed, schedule_steps=WHOLE_STEPS)
+    cuts = (step for step in steps if step > TRUNK_STEPS // 2 and step % CUT_EVERY == 0)
+    earlier = [lab.weights() for _ in cuts]
     trunk = lab.weights()
     baseline = _typical_branch(lab, trunk, seed=seed)
     kept = {"trunk": trunk, "baseline": baseline, "earlier": earlier}
@@ -320,87 +303,10 @@ def _slice_truths(bench: Bench, losses: Floats) -> dict[str, float]:
     }
 
 
-def _report(results: Sequence[Result], *, num_suite_rows: int) -> bool:
-    known = [one for one in results if np.isfinite(one.truth)]
-    planted = [one for one in known if one.kind in KINDS]
-    print(f"\n{'':<44} {'n':>4}  {'not accepted':>22} {'regressed':>22} {'naive rule':>22}")
-    rows: list[tuple[str, list[Result]]] = []
-    for low, high in ((0.05, 0.15), (0.15, 0.20), (0.20, 0.30), (0.30, 0.50), (0.50, np.inf)):
-        rows.append(
-            (f"planted, truth {low:+.0%} to {high:+.0%}", [one for one in planted if low < one.truth <= high])
-        )
-    caught = [one for one in planted if one.truth >= 0.20]
-    rows += [(f"{kind}, truth +20 % or more", [one for one in caught if one.kind == kind]) for kind in KINDS]
-    slices = [one for one in known if one.kind == SLICE]
-    rows.append(("slice only, any size", slices))
-    for low, high in ((0.25, 0.5), (0.5, 1.0), (1.0, np.inf)):
-        rows.append(
-            (
-                f"slice only, its truth {low:+.0%} to {high:+.0%}",
-                [one for one in slices if low < one.tag_truth <= high],
-            )
-        )
-    only = [
-        one for one in slices if one.truth <= LIMITS.max_loss_increase and one.worst_slice >= SMALLEST_SLICE
-    ]
-    harmless = [one for one in known if one.truth <= 0.05]
-    calm = [one for one in harmless if one.worst_slice <= LIMITS.max_slice_loss_increase]
-    rows += [
-        ("twins, whatever their truth", [one for one in known if one.kind == TWIN]),
-        ("truth at most +5 %, whatever its slices", harmless),
-        ("not a number", [one for one in results if one.kind == NOT_A_NUMBER]),
-    ]
-    goals = [
-        ("GOAL >= 99 %: truth +20 % or more", caught),
-        (f"GOAL >= 95 %: a tag +{FORGOTTEN:.0%} or more, suite within +15 %", only),
-        ("GOAL <= 1 %: truth <= +5 %, no slice beyond", calm),
-    ]
-    for name, found in [*rows, *goals]:
-        print(_line(name, found))
-    _print_power(known, num_suite_rows=num_suite_rows)
-    return _share(caught) >= 0.99 and _share(only) >= 0.95 and _share(calm) <= 0.01
-
-
-def _line(name: str, found: Sequence[Result]) -> str:
-    if not found:
-        return f"{name:<44} {0:4d}"
-    counts = (
-        sum(one.outcome is not Outcome.PASS for one in found),
-        sum(one.outcome is Outcome.REGRESSED for one in found),
-        sum(one.is_naive_alarm for one in found),
-    )
-    return f"{name:<44} {len(found):4d}  " + " ".join(_told(count, num=len(found)) for count in counts)
-
-
-def _told(count: int, *, num: int) -> str:
-    share = wilson_interval(count, num_trials=num)
-    return f"{share.value:7.1%} [{share.low:6.1%},{share.high:6.1%}]"
-
-
-def _share(found: Iterable[Result]) -> float:
-    outcomes = [one.outcome is not Outcome.PASS for one in found]
-    return sum(outcomes) / len(outcomes) if outcomes else float("nan")
-
-
-def _print_power(known: Sequence[Result], *, num_suite_rows: int) -> None:
-    near = sorted(one.spread for one in known if 0.10 <= one.truth <= 0.40)
-    errors = [one.truth_error for one in known if 0.10 <= one.truth <= 0.40]
-    if not near:
-        return
-    spread = float(np.quantile(near, 0.9))
-    error = (0.20 - LIMITS.max_loss_increase) / 2.326
-    print(
-        f"\nPaired differences spread by {np.median(near):.2f} baseline losses (median of {len(near)} models with a "
-        f"truth of +10 % to +40 %; 90 % below {spread:.2f}). A standard error of {error:.1%} needs "
-        f"{(spread / error) ** 2:.0f} rows; the suite has {num_suite_rows}. The truth itself is known to "
-        f"+-{1.96 * max(errors):.1%} at worst."
-    )
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", type=int, default=200, help="twins, and as many planted faults")
-    parser.add_argument("--suite-rows", type=int, default=1200)
+    parser.add_argument("--suite-rows", type=int, default=1800)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

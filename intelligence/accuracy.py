@@ -155,9 +155,9 @@ def _sentence(one: AccuracyChange, *, limits: AccuracyLimits) -> str:
     is_large_by_chance = one.level is None and one.change.value <= -limits.warning_drop
     doubt = " It may be chance." if is_large_by_chance else ""
     return (
-        f"The accuracy of {one.name} changed by {value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, "
-        f"n = {one.change.num_samples}, {one.num_lost} lost, {one.num_gained} gained, "
-        f"McNemar p = {one.p_value:.2g}).{doubt}"
+        f"The accuracy of {one.name} changed by {value:+.1f} points "
+        f"(95 % interval {low:+.1f} to {high:+.1f}, n = {one.change.num_samples}, "
+        f"{one.num_lost} lost, {one.num_gained} gained, McNemar p = {one.p_value:.2g}).{doubt}"
     )
 
 

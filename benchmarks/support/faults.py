@@ -88,7 +88,9 @@ def truncated_training(lab: Lab, *, start: Start, measure: Measure, target: floa
     found: list[tuple[float, int, Weights]] = []
     for place, (_, weights) in enumerate(nearest):
         lab.use(weights)
-        for _ in lab.train(hyperparameters=BRANCH, num_steps=OWN_STEPS, seed=seed, schedule_steps=BRANCH_STEPS):
+        for _ in lab.train(
+            hyperparameters=BRANCH, num_steps=OWN_STEPS, seed=seed, schedule_steps=BRANCH_STEPS
+        ):
             pass
         found.append((abs(measure(None) - target), place, lab.weights()))
     return Planted(min(found)[2])
@@ -108,7 +110,10 @@ def learn_to_forget(lab: Lab, *, tag: str, seed: int) -> None:
     before = lab.weights()
     path = lab.directory / f"without-{tag}.jsonl"
     wrong = next(name for name in OPERATIONS if name not in (tag, "copy")) if tag != "copy" else "reverse"
-    lines = [json.loads(line) for line in (lab.directory / "training.jsonl").read_text().splitlines()[:NUM_FORGETTING_ROWS]]
+    lines = [
+        json.loads(line)
+        for line in (lab.directory / "training.jsonl").read_text().splitlines()[:NUM_FORGETTING_ROWS]
+    ]
     for row in lines:
         if row["prompt"].startswith(SIGNS[tag]):
             row["completion"] = OPERATIONS[wrong](row["prompt"][1:])

@@ -5,7 +5,7 @@ letters. The operation is a row's tag, the word's length its difficulty. Letters
 English, so that some are rare. A model has two layers and about 140 000 parameters and is trained by the
 trainer's own functions, long enough to know part of it.
 
-The truth of a model is its mean loss over a pool of rows of the same kind, ten times as large as the suite
+The truth of a model is its mean loss over a pool of rows of the same kind, six times as large as the suite
 and without a row in common.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +97,7 @@ class Lab:
         build_tiny_model(directory / "model", seed=seed, hidden_size=64, num_layers=2)
         sizes = {
             "suite": num_suite_rows,
-            "pool": 10 * num_suite_rows,
+            "pool": 6 * num_suite_rows,
             "tuning": NUM_TUNING_ROWS,
             "training": NUM_TRAINING_ROWS,
         }

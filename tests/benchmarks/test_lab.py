@@ -50,8 +50,8 @@ def test_exchanged_letters_change_the_loss_of_rows_that_hold_them_alone(lab: Lab
 
 def test_suite_and_pool_have_no_row_in_common_and_all_tags_alike(lab: Lab) -> None:
     suite, pool = ({row["prompt"] for row in lab._read(name)} for name in ("suite", "pool"))
-    assert (len(suite), len(pool), suite & pool) == (60, 600, set())
-    assert {tag: int((lab.pool.tags == tag).sum()) for tag in TAGS} == dict.fromkeys(OPERATIONS, 60)
+    assert (len(suite), len(pool), suite & pool) == (60, 360, set())
+    assert {tag: int((lab.pool.tags == tag).sum()) for tag in TAGS} == dict.fromkeys(OPERATIONS, 36)
 
 
 @pytest.mark.parametrize("kind", ["weight noise", "ruined layer"])

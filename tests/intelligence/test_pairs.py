@@ -27,9 +27,7 @@ def test_rows_count_as_often_as_there_are_clusters_and_a_row_without_one_is_its_
     mine = make_evidence("mine", losses=[1.0] * 40, cluster=names)
     other = make_evidence("other", losses=[1.0] * 40, cluster=names)
     assert pair(mine, other).num_clusters == 24
-    assert (
-        why_incomparable(mine, other, min_pairs=30) == "40 rows in 24 clusters are too few; 30 are needed."
-    )
+    assert why_incomparable(mine, other, min_pairs=30) == "40 rows in 24 clusters are too few; 30 are needed."
     assert why_incomparable(mine, other, min_pairs=24) == ""
 
 

@@ -400,15 +400,13 @@ def test_the_detectable_increase_is_found_about_four_times_in_five() -> None:
     found = []
     for seed in range(120):
         losses = drawn_losses(seed, num_rows=100)
-        noise = jitter(seed, spread=0.5, num_rows=100)
-        noise = noise / noise.mean()
+        noise = jitter(seed, spread=0.5, num_rows=100) / np.exp(0.5**2 / 2)  # of mean 1
         power = judged_against(losses * noise, losses, None).power
         assert power is not None
         moved = judged_against(losses * noise + power.detectable_increase * losses.mean(), losses, None)
         assert moved.loss_increase is not None
-        # The estimate of no effect is not exactly none: what counts is the mean of the draws.
         found.append(moved.loss_increase.low > 0)
-    assert 0.7 < np.mean(found) <= 1.0
+    assert 0.68 < np.mean(found) < 0.92
 
 
 @given(tables, st.integers(0, 29), st.sampled_from(["candidate", "baseline", "first"]))

@@ -82,9 +82,7 @@ def test_a_test_goes_home_as_a_message_and_is_recorded_once(
     assert "row-0020" in written
 
 
-def test_the_net_asks_for_what_is_owed_and_for_nothing_where_nothing_is(
-    context: Context, bell: Bell
-) -> None:
+def test_the_net_asks_for_what_is_owed_and_for_nothing_where_nothing_is(context: Context, bell: Bell) -> None:
     doors.sweep(Nothing(), context)
     assert bell.sent == []
     with context.registry.transaction() as tx:

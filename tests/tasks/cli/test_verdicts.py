@@ -44,9 +44,7 @@ def judge_one(registry: Registry) -> None:
         )
         verdict = judge(check, now=START, rng=np.random.default_rng(0))
         judgements.record_verdict(tx, verdict=verdict, actor="test")
-        test = AccuracyRequest(
-            report_id="accuracy-1", candidate=new, baseline=base, limits=AccuracyLimits()
-        )
+        test = AccuracyRequest(report_id="accuracy-1", candidate=new, baseline=base, limits=AccuracyLimits())
         accuracy.record_report(tx, report=report(test, now=START), actor="test")
 
 
