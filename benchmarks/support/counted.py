@@ -157,7 +157,7 @@ def _print_power(known: Sequence[Result], *, limits: RegressionLimits, num_suite
     error = (0.20 - limits.max_loss_increase) / 2.326
     print(
         f"\nPaired differences spread by {np.median(near):.2f} baseline losses (median of {len(near)} models "
-        f" with a truth of +10 % to +40 %; 90 % below {spread:.2f}). A standard error of {error:.1%} needs "
+        f"with a truth of +10 % to +40 %; 90 % below {spread:.2f}). A standard error of {error:.1%} needs "
         f"{(spread / error) ** 2:.0f} rows; the suite has {num_suite_rows}. The truth itself is known to "
         f"+-{1.96 * max(errors):.1%} at worst."
     )
