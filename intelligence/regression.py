@@ -19,8 +19,9 @@ from intelligence.pairs import Pairs, measure, pair, why_incomparable
 from intelligence.slices import judge_slices
 from intelligence.statistics import standard_error
 from registry.messages import Evidence, RegressionLimits, RegressionRequest
-from registry.records import Drift, Estimate, Power, Ranking, SliceVerdict, Verdict
+from registry.records import Estimate, Ranking, Verdict
 from registry.states import Outcome
+from registry.verdicts import Drift, Power, SliceVerdict
 
 # Standard errors between no effect and one found with 80 % power at the two-sided 5 % level: 1.96 + 0.84.
 DETECTABLE_ERRORS = 2.8016

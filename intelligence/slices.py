@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from intelligence.pairs import BASELINE_LOSS, CANDIDATE_LOSS, Pairs, measure
 from intelligence.statistics import holm, p_above_zero
 from registry.messages import RegressionLimits
-from registry.records import SliceVerdict
 from registry.states import Outcome
+from registry.verdicts import SliceVerdict
 
 LEVEL = 0.025  # one side of a 95 % interval
 

@@ -7,9 +7,9 @@ with its reason beside it. Times are aware UTC and end in `_at`; counts begin wi
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, Field, JsonValue
 
 from registry.states import (
     CheckpointState,
@@ -20,25 +20,9 @@ from registry.states import (
     Outcome,
     Priority,
 )
-
-
-class Record(BaseModel):
-    """Frozen, closed to unknown fields, finite numbers only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-    def changed(self, **changes: Any) -> Self:
-        """A validated copy with these fields replaced."""
-        return type(self).model_validate(self.model_dump() | changes)
-
-
-class Estimate(Record):
-    """A number that carries its sample size and 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    num_samples: int = Field(ge=1)
+from registry.values import Estimate as Estimate
+from registry.values import Record as Record
+from registry.verdicts import Drift, Power, SliceVerdict
 
 
 class Dataset(Record):
@@ -198,47 +182,6 @@ class Evaluation(Record):
     requested_at: AwareDatetime
     answered_at: AwareDatetime | None = None
     duration_seconds: float | None = Field(default=None, ge=0)
-
-
-class SliceVerdict(Record):
-    """One difficulty or tag of a comparison. The p-values are adjusted for the number of slices.
-
-    `p_loss` and `p_accuracy` are one-sided, of the hypothesis that the slice keeps its limit.
-    """
-
-    kind: str = Field(pattern="^(difficulty|tag)$")
-    name: str
-    outcome: Outcome
-    num_pairs: int = Field(ge=2)
-    loss_increase: Estimate
-    accuracy_change: Estimate
-    p_loss: float = Field(ge=0, le=1)
-    p_accuracy: float = Field(ge=0, le=1)
-
-
-class Drift(Record):
-    """The candidate against the first checkpoint that ever anchored a comparison on this suite."""
-
-    checkpoint_id: str
-    evaluation_id: str
-    outcome: Outcome
-    num_pairs: int = Field(ge=0)
-    loss_increase: Estimate | None = None
-    accuracy_change: Estimate | None = None
-    perplexity_ratio: Estimate | None = None
-
-
-class Power(Record):
-    """What a comparison of this size can find: whether n suffices.
-
-    `detectable_increase` is the smallest relative increase of the loss that is told from none with 80 %
-    power at the two-sided 5 % level; `num_pairs_needed` are those that bring it down to the limit.
-    """
-
-    detectable_increase: float = Field(ge=0)
-    num_pairs_needed: int = Field(ge=1)
-    num_clusters: int = Field(ge=1, description="independent groups of rows; the rows, where none share")
-    suffices: bool
 
 
 class Verdict(Record):

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
-from registry.records import Drift, Estimate, Lead, Power, Record, SliceVerdict
+from registry.records import Estimate, Lead, Record
 from registry.reports import AccuracyChange
+from registry.verdicts import Drift, Power, SliceVerdict
 
 PartState = Literal["up", "down", "unknown"]
 TrainingState = Literal["training", "idle", "crashed", "unknown"]

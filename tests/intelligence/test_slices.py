@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from intelligence.pairs import pair
 from intelligence.slices import judge_slices
 from registry.messages import RegressionLimits
-from registry.records import SliceVerdict
 from registry.states import Outcome
 from registry.testing import make_evidence
+from registry.verdicts import SliceVerdict
 
 LIMITS = RegressionLimits(num_resamples=200)
 NUM_TAGS = 20
