@@ -2,12 +2,12 @@
 # TORCH=cpu|cuda chooses the build of PyTorch (auto: CPU unless an NVIDIA driver is found). PYTHON=... names the interpreter.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults fuzz test-unit lint format bench clean
+.PHONY: help install demo test faults fuzz test-unit lint format bench bench-verdicts clean
 
 BIN := .venv/bin
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install:  ## Make .venv and install tandem with what the demo needs
 	@scripts/install.sh demo
@@ -52,7 +52,13 @@ format:  ## Format the code
 
 bench:  ## Run the benchmarks side by side with their alternatives
 	@scripts/install.sh dev
-	@set -e; for file in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+	@set -e; for file in $(filter-out benchmarks/verdicts.py,$(wildcard benchmarks/*.py)); do \
+		$(BIN)/python -m benchmarks.$$(basename $$file .py); done
+
+MODELS ?= 200
+bench-verdicts:  ## Judge MODELS twins and as many planted faults, beside a naive rule; up to half an hour
+	@scripts/install.sh dev
+	@$(BIN)/python -m benchmarks.verdicts --models $(MODELS)
 
 clean:  ## Remove the virtual environment and caches; var/ stays
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

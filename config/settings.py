@@ -26,7 +26,7 @@ from pydantic_settings import (
 from config.errors import SettingsError
 from config.home import Home
 from intelligence.scores import RankingWeights
-from registry.messages import RegressionLimits
+from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
 from registry.states import Priority
 
@@ -138,6 +138,7 @@ class ScheduleSettings(Section):
     inbox_settle_seconds: float = Field(
         default=2.0, ge=0, description="a file still being copied is left alone"
     )
+    judgement_seconds: float = Field(default=300.0, gt=0, description="verdicts and tests that are owed")
     ranking_seconds: float = Field(default=600.0, gt=0)
     deployment_seconds: float = Field(default=600.0, gt=0)
 
@@ -175,6 +176,7 @@ class Settings(BaseSettings):
     guard: GuardSettings = GuardSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     regression: RegressionLimits = RegressionLimits()
+    testing: AccuracyLimits = AccuracyLimits()
     ranking: RankingSettings = RankingSettings()
     deployment: DeploymentSettings = DeploymentSettings()
     server: ServerSettings = ServerSettings()

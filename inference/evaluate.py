@@ -128,6 +128,7 @@ def _example(row: ChatRow, *, scored: Score, reply: Generated | None) -> Example
         row_id=row.content_id,
         difficulty=row.difficulty,
         tags=row.tags,
+        cluster=row.cluster,
         expected=row.expected,
         answer=reply.text,
         # A reply that was cut off is not an answer, even if it happens to match so far.
@@ -147,6 +148,7 @@ def _unanswered(row: ChatRow, *, problem: str) -> ExampleResult:
         row_id=row.content_id,
         difficulty=row.difficulty,
         tags=row.tags,
+        cluster=row.cluster,
         expected=row.expected,
         answer="",
         is_correct=False,

@@ -37,7 +37,14 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tiny_model(directory: Path, *, seed: int = 0, phrases: Sequence[str] = ()) -> Path:
+def build_tiny_model(
+    directory: Path,
+    *,
+    seed: int = 0,
+    phrases: Sequence[str] = (),
+    hidden_size: int = 128,
+    num_layers: int = 4,
+) -> Path:
     """Save an untrained model with its tokenizer into `directory`; the same bytes for the same arguments.
 
     `phrases` are texts that stand in nearly every row, such as an instruction. Each becomes one token, as a
@@ -50,7 +57,7 @@ def build_tiny_model(directory: Path, *, seed: int = 0, phrases: Sequence[str] =
     tokenizer = build_tiny_tokenizer(phrases)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(_config(tokenizer))
+        model = Qwen3ForCausalLM(_config(tokenizer, hidden_size=hidden_size, num_layers=num_layers))
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -81,12 +88,12 @@ def build_tiny_tokenizer(phrases: Sequence[str] = ()) -> PreTrainedTokenizerFast
     )
 
 
-def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
+def _config(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, num_layers: int) -> Qwen3Config:
     return Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,

@@ -1,29 +1,30 @@
 """The regression monitor: a candidate against the anchored baseline, example by example.
 
 Every limit is held against the whole 95 % interval of a paired bootstrap, not against the estimate alone:
-beyond it entirely is `regressed`, beyond it by the estimate only is `watch`. What cannot be compared is
-`unknown`, and unknown blocks.
+beyond it entirely is `regressed`, beyond it by the estimate only is `watch`. So is the drift against the
+first anchor, since many small steps, each within its limit, lead far. A difficulty or tag that is surely
+worse is `regressed` too. What cannot be compared is `unknown`, and unknown blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 
-from intelligence.statistics import Floats, Statistic, paired_bootstrap
-from intelligence.summary import is_known
+from intelligence.pairs import Pairs, measure, pair, why_incomparable
+from intelligence.slices import judge_slices
+from intelligence.statistics import standard_error
 from registry.messages import Evidence, RegressionLimits, RegressionRequest
-from registry.records import Estimate, ExampleResult, Ranking, Verdict
+from registry.records import Estimate, Ranking, Verdict
 from registry.states import Outcome
+from registry.verdicts import Drift, Power, SliceVerdict
 
-# exp overflows above 709; a ratio of e^50 is beyond any limit.
-MAX_LOG_RATIO = 50.0
-
-# Columns of the table of pairs.
-CANDIDATE_LOSS, BASELINE_LOSS, CANDIDATE_CORRECT, BASELINE_CORRECT = range(4)
+# Standard errors between no effect and one found with 80 % power at the two-sided 5 % level: 1.96 + 0.84.
+DETECTABLE_ERRORS = 2.8016
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,35 @@ class Check:
 
 
 def judge(request: RegressionRequest, *, now: datetime, rng: np.random.Generator) -> Verdict:
-    """The verdict on a candidate; `rng` draws the bootstrap.
+    """The verdict on a candidate: as a whole, by slices, and against the first anchor.
 
-    Loss: mean(candidate) / mean(baseline) - 1, where a baseline below `min_baseline_loss` nats counts as
-    that, for near zero a relative increase explodes (0.001 to 0.002 is +100 %). Accuracy: difference of
-    shares. Perplexity: exp of the mean difference of losses.
+    `rng` draws the bootstraps; `now` is when it was decided.
     """
-    problem = _why_unknown(request)
-    if problem:
-        return _verdict(request, outcome=Outcome.UNKNOWN, reasons=(problem,), now=now)
-    measured = paired_bootstrap(
-        _table(request),
-        statistics=_statistics(request.limits),
-        num_resamples=request.limits.num_resamples,
-        rng=rng,
+    baseline = request.baseline
+    if baseline is None:
+        return _unknown(request, reason="There is no anchored baseline to compare with.", now=now)
+    for against, role in ((baseline, ""), (request.first_anchor, "Against the first anchor: ")):
+        problem = _problem(request, against=against)
+        if problem:
+            return _unknown(request, reason=role + problem, now=now)
+    pairs = pair(request.candidate, baseline)
+    measured = measure(pairs, limits=request.limits, rng=rng)
+    slices, num_small = judge_slices(pairs, limits=request.limits, rng=rng)
+    drift = _drift(request, rng=rng)
+    checks = [
+        *_checks(measured, limits=request.limits),
+        *_drift_checks(drift, limits=request.limits),
+        *_slice_checks(slices, limits=request.limits),
+    ]
+    outcome, reasons = _decide(checks)
+    return _verdict(request, outcome=outcome, reasons=reasons, now=now).changed(
+        num_pairs=len(pairs.table),
+        slices=slices,
+        num_small_slices=num_small,
+        drift=drift,
+        power=_power(pairs, limits=request.limits),
+        **measured,
     )
-    outcome, reasons = _decide(_checks(measured, limits=request.limits))
-    return _verdict(request, outcome=outcome, reasons=reasons, now=now, measured=measured)
 
 
 def choose_baseline(
@@ -68,110 +81,92 @@ def choose_baseline(
     return list(dict.fromkeys(name for name in claims if name is not None))
 
 
-def _why_unknown(request: RegressionRequest) -> str:
-    candidate, baseline = request.candidate, request.baseline
-    if baseline is None:
-        return "There is no anchored baseline to compare with."
-    if candidate.suite_id != baseline.suite_id:
-        return f"The suites differ: {candidate.suite_id} and {baseline.suite_id}."
-    rows, baseline_rows = ({example.row_id for example in side.examples} for side in (candidate, baseline))
-    if rows != baseline_rows:
-        return (
-            f"The rows differ: {len(rows - baseline_rows)} are only the candidate's, "
-            f"{len(baseline_rows - rows)} only the baseline's."
-        )
-    if len(rows) != len(candidate.examples) or len(baseline_rows) != len(baseline.examples):
-        return "A row was answered twice in one evaluation."
-    if len(rows) < request.limits.min_pairs:
-        return f"{len(rows)} paired examples are too few; {request.limits.min_pairs} are needed."
-    return (
-        _unknown_losses(candidate, role="candidate")
-        or _unknown_losses(baseline, role="baseline")
-        or _other_tokens(request)
-    )
-
-
-def _unknown_losses(evidence: Evidence, *, role: str) -> str:
-    unknown = [example for example in evidence.examples if not is_known(example)]
-    if not unknown:
+def _problem(request: RegressionRequest, *, against: Evidence | None) -> str:
+    if against is None:
         return ""
-    first = min(unknown, key=lambda example: example.row_id)
-    cause = first.problem or ("no finite loss" if first.loss is None else f"a loss of {first.loss:g}")
-    return (
-        f"The loss of {len(unknown)} of {len(evidence.examples)} examples of the {role} is unknown ({cause})."
+    return why_incomparable(request.candidate, against, min_pairs=request.limits.min_pairs)
+
+
+def _drift(request: RegressionRequest, *, rng: np.random.Generator) -> Drift | None:
+    anchor = request.first_anchor
+    if anchor is None:
+        return None
+    pairs = pair(request.candidate, anchor)
+    measured = measure(pairs, limits=request.limits, rng=rng)
+    return Drift(
+        checkpoint_id=anchor.checkpoint_id,
+        evaluation_id=anchor.evaluation_id,
+        outcome=_decide(_checks(measured, limits=request.limits))[0],
+        num_pairs=len(pairs.table),
+        loss_increase=measured["loss_increase"],
+        accuracy_change=measured["accuracy_change"],
+        perplexity_ratio=measured["perplexity_ratio"],
     )
 
 
-def _other_tokens(request: RegressionRequest) -> str:
-    """Losses are means over tokens: where the tokens differ, they measure different things."""
-    num_other = sum(
-        mine.num_answer_tokens != other.num_answer_tokens or mine.expected != other.expected
-        for mine, other in _pairs(request)
+def _power(pairs: Pairs, *, limits: RegressionLimits) -> Power:
+    """From the spread of the paired differences (Miller 2024, section 5)."""
+    error = standard_error(pairs.loss_change, clusters=pairs.clusters)
+    detectable = DETECTABLE_ERRORS * error / pairs.baseline_loss(floor=limits.min_baseline_loss)
+    needed = math.ceil(len(pairs.table) * (detectable / limits.max_loss_increase) ** 2)
+    return Power(
+        detectable_increase=detectable,
+        num_pairs_needed=max(needed, limits.min_pairs),
+        num_clusters=pairs.num_clusters,
+        suffices=detectable <= limits.max_loss_increase,
     )
-    if not num_other:
-        return ""
-    return (
-        f"The expected answers of {num_other} rows differ, or were cut into other tokens: "
-        "losses of different tokenizers cannot be compared."
-    )
 
 
-def _pairs(request: RegressionRequest) -> list[tuple[ExampleResult, ExampleResult]]:
-    baseline = request.baseline.examples if request.baseline else ()
-    by_row = {example.row_id: example for example in baseline}
-    return [
-        (example, by_row[example.row_id])
-        for example in sorted(request.candidate.examples, key=lambda example: example.row_id)
-    ]
-
-
-def _table(request: RegressionRequest) -> Floats:
-    """Shape (pairs, 4): losses in nats and correctness, the candidate's before the baseline's."""
-    rows = [(mine.loss, other.loss, mine.is_correct, other.is_correct) for mine, other in _pairs(request)]
-    return np.array(rows, dtype=np.float64)
-
-
-def _statistics(limits: RegressionLimits) -> dict[str, Statistic]:
-    def loss_increase(means: Floats) -> Floats:
-        floor = np.maximum(means[..., BASELINE_LOSS], limits.min_baseline_loss)
-        return (means[..., CANDIDATE_LOSS] - means[..., BASELINE_LOSS]) / floor
-
-    def accuracy_change(means: Floats) -> Floats:
-        return means[..., CANDIDATE_CORRECT] - means[..., BASELINE_CORRECT]
-
-    def perplexity_ratio(means: Floats) -> Floats:
-        difference = means[..., CANDIDATE_LOSS] - means[..., BASELINE_LOSS]
-        return np.exp(np.minimum(difference, MAX_LOG_RATIO))
-
-    return {
-        "loss_increase": loss_increase,
-        "accuracy_change": accuracy_change,
-        "perplexity_ratio": perplexity_ratio,
-    }
-
-
-def _checks(measured: Mapping[str, Estimate], *, limits: RegressionLimits) -> list[Check]:
+def _checks(
+    measured: Mapping[str, Estimate], *, limits: RegressionLimits, prefix: str = "The "
+) -> list[Check]:
     loss, accuracy = measured["loss_increase"], measured["accuracy_change"]
     ratio, lowest = measured["perplexity_ratio"], -limits.max_accuracy_drop
     return [
         Check(
             is_beyond=loss.value > limits.max_loss_increase,
             is_wholly_beyond=loss.low > limits.max_loss_increase,
-            reason=f"The loss changed by {_told(loss, how='+.1%')}; "
+            reason=f"{prefix}loss changed by {_told(loss, how='+.1%')}; "
             f"the limit is {limits.max_loss_increase:+.1%}.",
         ),
         Check(
             is_beyond=accuracy.value < lowest,
             is_wholly_beyond=accuracy.high < lowest,
-            reason=f"The accuracy changed by {_told(accuracy, how='+.1f', scale=100, unit=' points')}; "
+            reason=f"{prefix}accuracy changed by {_told(accuracy, how='+.1f', scale=100, unit=' points')}; "
             f"the limit is {100 * lowest:+.1f} points.",
         ),
         Check(
             is_beyond=ratio.value > limits.max_perplexity_ratio,
             is_wholly_beyond=ratio.low > limits.max_perplexity_ratio,
-            reason=f"The perplexity is {_told(ratio, how='.3g')} times the baseline's; "
+            reason=f"{prefix}perplexity is {_told(ratio, how='.3g')} times the baseline's; "
             f"the limit is {limits.max_perplexity_ratio:g}.",
         ),
+    ]
+
+
+def _drift_checks(drift: Drift | None, *, limits: RegressionLimits) -> list[Check]:
+    if drift is None:
+        return []
+    estimates = (drift.loss_increase, drift.accuracy_change, drift.perplexity_ratio)
+    names = ("loss_increase", "accuracy_change", "perplexity_ratio")
+    measured = {name: value for name, value in zip(names, estimates, strict=True) if value is not None}
+    return _checks(measured, limits=limits, prefix=f"Since the first anchor {drift.checkpoint_id} the ")
+
+
+def _slice_checks(slices: Sequence[SliceVerdict], *, limits: RegressionLimits) -> list[Check]:
+    """A slice that is beyond its limit by the estimate alone is told in its line; it decides nothing."""
+    return [
+        Check(
+            is_beyond=True,
+            is_wholly_beyond=True,
+            reason=f"The {one.kind} {one.name} regressed: loss {_told(one.loss_increase, how='+.1%')} (limit "
+            f"{limits.max_slice_loss_increase:+.1%}, p = {one.p_loss:.2g}), accuracy "
+            f"{_told(one.accuracy_change, how='+.1f', scale=100, unit=' points')} (limit "
+            f"{-100 * limits.max_slice_accuracy_drop:+.1f}, p = {one.p_accuracy:.2g}); p is adjusted by Holm "
+            f"over {len(slices)} slices and both measures.",
+        )
+        for one in slices
+        if one.outcome is Outcome.REGRESSED
     ]
 
 
@@ -191,15 +186,14 @@ def _decide(checks: list[Check]) -> tuple[Outcome, tuple[str, ...]]:
     return Outcome.PASS, tuple(check.reason for check in checks)
 
 
+def _unknown(request: RegressionRequest, *, reason: str, now: datetime) -> Verdict:
+    return _verdict(request, outcome=Outcome.UNKNOWN, reasons=(reason,), now=now)
+
+
 def _verdict(
-    request: RegressionRequest,
-    *,
-    outcome: Outcome,
-    reasons: tuple[str, ...],
-    now: datetime,
-    measured: Mapping[str, Estimate] | None = None,
+    request: RegressionRequest, *, outcome: Outcome, reasons: tuple[str, ...], now: datetime
 ) -> Verdict:
-    baseline, measured = request.baseline, measured or {}
+    baseline = request.baseline
     return Verdict(
         id=request.verdict_id,
         checkpoint_id=request.candidate.checkpoint_id,
@@ -209,9 +203,6 @@ def _verdict(
         baseline_evaluation_id=baseline.evaluation_id if baseline else None,
         outcome=outcome,
         reasons=reasons,
-        num_pairs=len(request.candidate.examples) if measured else 0,
+        num_pairs=0,
         decided_at=now,
-        loss_increase=measured.get("loss_increase"),
-        accuracy_change=measured.get("accuracy_change"),
-        perplexity_ratio=measured.get("perplexity_ratio"),
     )

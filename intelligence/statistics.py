@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from intelligence.errors import InvalidSample
+from intelligence.resampling import Floats, resampled_means
 from registry.records import Estimate
 
 Z_95 = 1.959963984540054
@@ -17,10 +19,7 @@ PERCENTILES = (2.5, 97.5)
 # Student's two-sided 95 % quantiles for 1 to 9 degrees of freedom, where the expansion is too coarse.
 T_95 = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157)
 
-# Bounds the memory of a bootstrap: so many drawn rows are held at once.
-MAX_DRAWN_ROWS = 1 << 20
-
-Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 Statistic = Callable[[Floats], Floats]
 
 
@@ -63,18 +62,29 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired_bootstrap(
-    table: Floats, *, statistics: Mapping[str, Statistic], num_resamples: int, rng: np.random.Generator
+    table: Floats,
+    *,
+    statistics: Mapping[str, Statistic],
+    num_resamples: int,
+    rng: np.random.Generator,
+    clusters: Integers | None = None,
 ) -> dict[str, Estimate]:
     """Statistics of column means, each with its percentile interval (Efron 1979, Annals of Statistics 7, 1).
 
     `table` has shape (n, k): a row is a pair and is drawn whole, so that both sides of a comparison always
     see the same examples. A statistic takes means of shape (..., k) to shape (...). The interval is widened
-    to hold the estimate; where all rows are equal its width is 0. `InvalidSample` for fewer than two rows
-    and for values that are not finite.
+    to hold the estimate; where all rows are equal its width is 0. `clusters` has shape (n,): rows that bear
+    one number are drawn together, since what they share makes them say less than as many independent rows
+    (Davison & Hinkley 1997, section 3.8). `InvalidSample` for fewer than two rows or clusters and for values
+    that are not finite.
     """
     if table.ndim != 2 or table.shape[0] < 2 or not np.isfinite(table).all():
         raise InvalidSample(f"A table of shape {table.shape} cannot be resampled: two finite rows or more.")
-    means = _resampled_means(table, num_resamples=num_resamples, rng=rng)
+    totals = cluster_totals(np.column_stack([table, np.ones(len(table))]), clusters=clusters)
+    if len(totals) < 2:
+        raise InvalidSample("All rows are of one cluster: nothing says how far another one would lie.")
+    drawn = resampled_means(totals, num_resamples=num_resamples, rng=rng)
+    means = drawn[:, :-1] / drawn[:, -1:]
     estimates = {}
     for name, statistic in statistics.items():
         value = float(statistic(table.mean(axis=0)))
@@ -124,11 +134,89 @@ def t_95(num_degrees: int) -> float:
     return z + sum(term / float(num_degrees) ** power for power, term in enumerate(terms, start=1))
 
 
-def _resampled_means(table: Floats, *, num_resamples: int, rng: np.random.Generator) -> Floats:
-    num_rows = table.shape[0]
-    block = max(1, MAX_DRAWN_ROWS // num_rows)
-    means = []
-    for start in range(0, num_resamples, block):
-        size = (min(block, num_resamples - start), num_rows)
-        means.append(table[rng.integers(0, num_rows, size=size)].mean(axis=1))
-    return np.concatenate(means)
+def cluster_totals(table: Floats, *, clusters: Integers | None) -> Floats:
+    """Sums over the rows of each cluster, shape (clusters, k); without clusters each row is its own."""
+    if clusters is None:
+        return table
+    numbers, places = np.unique(clusters, return_inverse=True)
+    totals = np.zeros((len(numbers), table.shape[1]))
+    np.add.at(totals, places, table)
+    return totals
+
+
+def standard_error(values: Floats, *, clusters: Integers | None = None) -> float:
+    """Of the mean of `values`, shape (n,); clustered where rows share something (Miller 2024, section 2.2).
+
+    With G clusters: sqrt(G / (G - 1) * sum over clusters of (sum of deviations)^2) / n, which for clusters
+    of one row is s / sqrt(n). `InvalidSample` for fewer than two clusters.
+    """
+    deviations = (values - values.mean())[:, None]
+    totals = cluster_totals(deviations, clusters=clusters)
+    if len(totals) < 2:
+        raise InvalidSample(f"{len(totals)} independent values have no standard error.")
+    correction = len(totals) / (len(totals) - 1)
+    return float(np.sqrt(correction * np.square(totals).sum())) / len(values)
+
+
+def p_above_zero(values: Floats, *, clusters: Integers | None = None) -> float:
+    """One-sided p of the hypothesis that the mean is at most 0: Student's t, its errors clustered.
+
+    The tail by Wallace's transformation to a normal (1959, Annals of Mathematical Statistics 30, 1121),
+    right to 1 % of p from ten degrees of freedom on. Values that do not differ at all decide by their sign.
+    """
+    mean, error = float(values.mean()), standard_error(values, clusters=clusters)
+    if error <= abs(mean) * 1e-12:
+        return 0.0 if mean > 0 else 1.0
+    num_clusters = len(values) if clusters is None else len(np.unique(clusters))
+    num_degrees, t = num_clusters - 1, mean / error
+    scale = (8 * num_degrees + 1) / (8 * num_degrees + 3)
+    z = math.copysign(scale * math.sqrt(num_degrees * math.log1p(t * t / num_degrees)), t)
+    return NormalDist().cdf(-z)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted so that rejecting those below a level errs at all at most so often, in that order.
+
+    Holm 1979, Scandinavian Journal of Statistics 6, 65: step-down Bonferroni. It holds however the tests
+    depend on each other, as slices do that share rows.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: (p_values[place], place))
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def paired_share_change(num_both: int, *, num_gained: int, num_lost: int, num_neither: int) -> Estimate:
+    """Change of a share over the same examples, with Newcombe's interval for paired proportions.
+
+    Newcombe 1998, Statistics in Medicine 17, 2635, method 10: Wilson's limits of both shares, squared and
+    added, with their correlation. Holds its estimate, never leaves [-1, 1], and has width at no change too.
+    """
+    num_pairs = num_both + num_gained + num_lost + num_neither
+    after = wilson_interval(num_both + num_gained, num_trials=num_pairs)
+    before = wilson_interval(num_both + num_lost, num_trials=num_pairs)
+    phi = _phi(num_both, num_gained=num_gained, num_lost=num_lost, num_neither=num_neither)
+    change = (num_gained - num_lost) / num_pairs
+    below = _distance(after.value - after.low, before.high - before.value, phi=phi)
+    above = _distance(after.high - after.value, before.value - before.low, phi=phi)
+    return Estimate(
+        value=change, low=max(-1.0, change - below), high=min(1.0, change + above), num_samples=num_pairs
+    )
+
+
+def _phi(num_both: int, *, num_gained: int, num_lost: int, num_neither: int) -> float:
+    """Correlation of the two answers, with Newcombe's correction for continuity where it is positive."""
+    rows = (num_both + num_gained, num_lost + num_neither, num_both + num_lost, num_gained + num_neither)
+    product = math.prod(rows)
+    if product == 0:
+        return 0.0
+    determinant: float = num_both * num_neither - num_gained * num_lost
+    if determinant > 0:
+        determinant = max(determinant - sum(rows[:2]) / 2, 0.0)
+    return determinant / math.sqrt(product)
+
+
+def _distance(one: float, other: float, *, phi: float) -> float:
+    return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))

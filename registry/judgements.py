@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from sqlalchemy import insert, select
 
+from registry.accuracy import raise_alert
 from registry.messages import EvaluationAnswer, EvaluationDeferral
 from registry.records import Checkpoint, Evaluation, EvaluationSummary, ExampleResult, Verdict
-from registry.states import CheckpointState, EvaluationState, Outcome
+from registry.states import AlertLevel, AlertSource, CheckpointState, EvaluationState, Outcome
 from registry.store import Transaction
-from registry.tables import evaluation_examples
+from registry.tables import evaluation_examples, verdicts
 
 GONE = (CheckpointState.QUARANTINED, CheckpointState.RETIRED)
 VERDICT_STATE = {
     Outcome.PASS: CheckpointState.ACCEPTED,
     Outcome.REGRESSED: CheckpointState.QUARANTINED,
+}
+VERDICT_ALERT = {
+    Outcome.WATCH: AlertLevel.WARNING,
+    Outcome.UNKNOWN: AlertLevel.WARNING,
+    Outcome.REGRESSED: AlertLevel.CRITICAL,
 }
 
 
@@ -85,7 +91,7 @@ def examples_of(tx: Transaction, *, evaluation_id: str) -> tuple[ExampleResult, 
 
 
 def record_verdict(tx: Transaction, *, verdict: Verdict, actor: str) -> Verdict | None:
-    """Save a verdict and move its checkpoint; None where it was recorded before.
+    """Save a verdict, move its checkpoint and raise its alert; None where it was recorded before.
 
     `pass` accepts, `regressed` quarantines, `watch` and `unknown` leave a candidate: blocked.
     """
@@ -97,4 +103,25 @@ def record_verdict(tx: Transaction, *, verdict: Verdict, actor: str) -> Verdict 
     checkpoint = tx.get(Checkpoint, verdict.checkpoint_id)
     if to is not None and checkpoint.state is CheckpointState.CANDIDATE:
         tx.transition(checkpoint, to=to, actor=actor, reason=reason)
+    level = VERDICT_ALERT.get(verdict.outcome)
+    if level is not None:
+        raise_alert(
+            tx,
+            source=AlertSource.REGRESSION,
+            level=level,
+            checkpoint_id=verdict.checkpoint_id,
+            suite_id=verdict.suite_id,
+            message=reason,
+            actor=actor,
+        )
     return verdict
+
+
+def first_anchor(tx: Transaction, *, suite_id: str) -> Evaluation | None:
+    """The evaluation of the first baseline that a verdict on this suite was held against."""
+    table = verdicts
+    query = select(table.c.baseline_evaluation_id).where(
+        table.c.suite_id == suite_id, table.c.baseline_evaluation_id.is_not(None)
+    )
+    found = tx.connection.execute(query.order_by(table.c.decided_at, table.c.id).limit(1)).scalar()
+    return None if found is None else tx.seek(Evaluation, found)

@@ -159,16 +159,40 @@ class RegressionLimits(Record):
         default=0.05, gt=0, description="nats; a smaller baseline loss counts as this"
     )
     min_pairs: int = Field(default=30, ge=2, description="fewer paired examples say nothing")
+    max_slice_loss_increase: float = Field(default=0.15, gt=0, description="of one difficulty or tag")
+    max_slice_accuracy_drop: float = Field(default=0.10, gt=0, le=1, description="of one difficulty or tag")
+    min_slice_pairs: int = Field(default=20, ge=2, description="a smaller slice is not judged")
     num_resamples: int = Field(default=2000, ge=200)
 
 
 class RegressionRequest(Record):
-    """`regression.check`: candidate against baseline, example by example."""
+    """`regression.check`: candidate against baseline, example by example.
+
+    `first_anchor` is the first baseline ever on this suite; None where it is `baseline` itself.
+    """
 
     verdict_id: str
     candidate: Evidence
     baseline: Evidence | None
+    first_anchor: Evidence | None = None
     limits: RegressionLimits
+
+
+class AccuracyLimits(Record):
+    """When automated testing alarms: a drop this large against the anchored baseline, told from chance."""
+
+    warning_drop: float = Field(default=0.05, gt=0, le=1, description="share of the rows, 5 points")
+    critical_drop: float = Field(default=0.15, gt=0, le=1, description="share of the rows, 15 points")
+    max_p_value: float = Field(default=0.05, gt=0, lt=1, description="McNemar's; a larger one may be chance")
+
+
+class AccuracyRequest(Record):
+    """`testing.run`: an evaluation's accuracy, paired with the anchored baseline's; None for the first."""
+
+    report_id: str
+    candidate: Evidence
+    baseline: Evidence | None
+    limits: AccuracyLimits
 
 
 class RankingRequest(Record):

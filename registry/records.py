@@ -7,9 +7,9 @@ with its reason beside it. Times are aware UTC and end in `_at`; counts begin wi
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, Field, JsonValue
 
 from registry.states import (
     CheckpointState,
@@ -20,25 +20,9 @@ from registry.states import (
     Outcome,
     Priority,
 )
-
-
-class Record(BaseModel):
-    """Frozen, closed to unknown fields, finite numbers only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-    def changed(self, **changes: Any) -> Self:
-        """A validated copy with these fields replaced."""
-        return type(self).model_validate(self.model_dump() | changes)
-
-
-class Estimate(Record):
-    """A number that carries its sample size and 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    num_samples: int = Field(ge=1)
+from registry.values import Estimate as Estimate
+from registry.values import Record as Record
+from registry.verdicts import Drift, Power, SliceVerdict
 
 
 class Dataset(Record):
@@ -162,6 +146,7 @@ class ExampleResult(Record):
     row_id: str
     difficulty: str
     tags: tuple[str, ...] = ()
+    cluster: str = Field(default="", description="rows of one cluster share something, such as a text")
     expected: str
     answer: str
     is_correct: bool
@@ -200,7 +185,10 @@ class Evaluation(Record):
 
 
 class Verdict(Record):
-    """Judgement of a checkpoint against the anchored baseline. One per (checkpoint, suite, baseline)."""
+    """Judgement of a checkpoint against the anchored baseline. One per (checkpoint, suite, baseline).
+
+    `drift` is None where the baseline is itself the first anchor, `power` where nothing was compared.
+    """
 
     id: str
     checkpoint_id: str
@@ -214,6 +202,10 @@ class Verdict(Record):
     loss_increase: Estimate | None = None
     accuracy_change: Estimate | None = None
     perplexity_ratio: Estimate | None = None
+    slices: tuple[SliceVerdict, ...] = ()
+    num_small_slices: int = Field(default=0, ge=0, description="with too few pairs to be judged")
+    drift: Drift | None = None
+    power: Power | None = None
     decided_at: AwareDatetime
 
 

@@ -35,6 +35,7 @@ class ChatRow(Record):
     id: str = ""
     difficulty: str = DEFAULT_DIFFICULTY
     tags: tuple[str, ...] = ()
+    cluster: str = Field(default="", description="rows that share something, such as a text, bear one name")
 
     @property
     def prompt(self) -> tuple[ChatMessage, ...]:
@@ -114,7 +115,9 @@ def _json_value(line: str, *, source: str) -> Any:
 
 
 def _row_fields(value: dict[str, Any], *, source: str) -> dict[str, Any]:
-    extras: dict[str, Any] = {key: value[key] for key in ("id", "difficulty", "tags") if key in value}
+    extras: dict[str, Any] = {
+        key: value[key] for key in ("id", "difficulty", "tags", "cluster") if key in value
+    }
     if "messages" in value:
         return {"messages": _turns(value["messages"]), **extras}
     if "prompt" in value and "completion" in value:

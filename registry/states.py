@@ -62,6 +62,20 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"  #: not a number, too few examples, or suites that differ
 
 
+class AlertLevel(StrEnum):
+    """How much an alert matters."""
+
+    WARNING = "warning"  #: somebody should look when there is time
+    CRITICAL = "critical"  #: a checkpoint is surely worse than what it is to replace
+
+
+class AlertSource(StrEnum):
+    """Which judgement raised an alert."""
+
+    REGRESSION = "regression"  #: the regression monitor's verdict
+    TESTING = "testing"  #: automated testing's accuracy report
+
+
 class DeploymentState(StrEnum):
     """Life of a release on its way to being served."""
 

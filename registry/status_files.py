@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import AwareDatetime, Field
 
 from registry.records import Estimate, Lead, Record
+from registry.reports import AccuracyChange
+from registry.verdicts import Drift, Power, SliceVerdict
 
 PartState = Literal["up", "down", "unknown"]
 TrainingState = Literal["training", "idle", "crashed", "unknown"]
@@ -163,15 +165,68 @@ class RegressionLine(Record):
     loss_increase: Estimate | None = None
     accuracy_change: Estimate | None = None
     perplexity_ratio: Estimate | None = None
+    slices: tuple[SliceVerdict, ...] = ()
+    num_small_slices: int = 0
+    drift: Drift | None = None
+    power: Power | None = None
     decided_at: AwareDatetime
 
 
+class AlertLine(Record):
+    """Something that a person should know of a checkpoint; told once."""
+
+    level: str
+    checkpoint_id: str
+    suite_id: str
+    message: str
+    raised_at: AwareDatetime
+
+
 class RegressionMonitoring(StatusFile):
-    """`regression_monitoring.json`: newest verdict first."""
+    """`regression_monitoring.json`: newest verdict first, and the first anchor of the active suite."""
 
     verdicts: tuple[RegressionLine, ...]
+    num_passed: int = Field(default=0, ge=0)
+    num_watched: int = Field(default=0, ge=0)
     num_regressed: int = Field(ge=0)
     num_unknown: int = Field(ge=0)
+    first_anchor_checkpoint_id: str | None = None
+    alerts: tuple[AlertLine, ...] = ()
+
+
+class AccuracyLine(Record):
+    """One checkpoint's report in `automated_testing.json`; what flipped, by row id."""
+
+    checkpoint_id: str
+    suite_id: str
+    baseline_checkpoint_id: str | None
+    total: AccuracyChange | None
+    levels: tuple[AccuracyChange, ...]
+    gained_row_ids: tuple[str, ...]
+    lost_row_ids: tuple[str, ...]
+    level: str | None
+    reasons: tuple[str, ...]
+    made_at: AwareDatetime
+
+
+class AccuracyPoint(Record):
+    """One checkpoint in the history of accuracy: of all rows, and by difficulty."""
+
+    checkpoint_id: str
+    step: int
+    accuracy: Estimate
+    accuracy_by_difficulty: dict[str, Estimate]
+    created_at: AwareDatetime
+
+
+class AutomatedTesting(StatusFile):
+    """`automated_testing.json`: newest report first; the history on the active suite, oldest first."""
+
+    suite_id: str | None
+    reports: tuple[AccuracyLine, ...]
+    history: tuple[AccuracyPoint, ...]
+    alerts: tuple[AlertLine, ...]
+    note: str = ""
 
 
 class ComparisonLine(Record):

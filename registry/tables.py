@@ -38,6 +38,7 @@ from registry.records import (
     TrainingJob,
     Verdict,
 )
+from registry.reports import AccuracyReport, Alert
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -212,7 +213,41 @@ verdicts = Table(
     Column("loss_increase", JSON(none_as_null=True)),
     Column("accuracy_change", JSON(none_as_null=True)),
     Column("perplexity_ratio", JSON(none_as_null=True)),
+    Column("slices", JSON, nullable=False),
+    _number("num_small_slices"),
+    Column("drift", JSON(none_as_null=True)),
+    Column("power", JSON(none_as_null=True)),
     _time("decided_at", nullable=False),
+)
+
+accuracy_reports = Table(
+    "accuracy_reports",
+    metadata,
+    _id(),
+    _reference("checkpoint_id", "checkpoints", nullable=False),
+    _reference("suite_id", "suites", nullable=False),
+    _reference("evaluation_id", "evaluations", nullable=False),
+    Column("baseline_checkpoint_id", String(64)),
+    Column("baseline_evaluation_id", String(64)),
+    Column("total", JSON(none_as_null=True)),
+    Column("levels", JSON, nullable=False),
+    Column("gained_row_ids", JSON, nullable=False),
+    Column("lost_row_ids", JSON, nullable=False),
+    Column("level", String(16)),
+    Column("reasons", JSON, nullable=False),
+    _time("made_at", nullable=False),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    _id(),
+    Column("source", String(16), nullable=False),
+    Column("level", String(16), nullable=False),
+    _reference("checkpoint_id", "checkpoints", nullable=False),
+    _reference("suite_id", "suites", nullable=False),
+    _text("message", nullable=False),
+    Column("raised_at", UtcDateTime, nullable=False, index=True),
 )
 
 rankings = Table(
@@ -303,6 +338,8 @@ TABLES: dict[type[Record], Table] = {
     Suite: suites,
     Evaluation: evaluations,
     Verdict: verdicts,
+    AccuracyReport: accuracy_reports,
+    Alert: alerts,
     Ranking: rankings,
     Deployment: deployments,
     Lease: leases,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from registry import queue
+from registry.messages import Evidence
 from registry.records import (
     Checkpoint,
     Dataset,
@@ -166,6 +168,23 @@ def make_example(**changes: Any) -> ExampleResult:
         "finish_reason": "stop",
     }
     return ExampleResult.model_validate(fields | changes)
+
+
+def make_evidence(
+    name: str, *, losses: Sequence[float], correct: Sequence[bool] | None = None, **columns: Sequence[Any]
+) -> Evidence:
+    """A checkpoint's answers with these losses, row by row; `columns` are fields of an example."""
+    flags = [True] * len(losses) if correct is None else correct
+    examples = tuple(
+        make_example(
+            row_id=f"row-{place:04d}",
+            loss=float(loss),
+            is_correct=bool(flags[place]),
+            **{field: values[place] for field, values in columns.items()},
+        )
+        for place, loss in enumerate(losses)
+    )
+    return Evidence(checkpoint_id=name, evaluation_id=f"eval-{name}", suite_id="suite-1", examples=examples)
 
 
 def add_queued_job(tx: Transaction, **changes: Any) -> TrainingJob:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-RUN_A_MODEL = (HERE / "inference", HERE / "trainer")
+RUN_A_MODEL = (HERE / "inference", HERE / "trainer", HERE / "benchmarks" / "test_lab.py")
 LOADS_TORCH = (*RUN_A_MODEL, HERE / "integration")
 
 

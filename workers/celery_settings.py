@@ -16,6 +16,7 @@ TASK_MODULES = (
     "tasks.checkpoints",
     "tasks.evaluation",
     "tasks.regression",
+    "tasks.accuracy",
     "tasks.ranking",
     "tasks.deployment",
     "tasks.safety",
@@ -57,6 +58,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     ticks = {
         "safety.sweep": every.sweep_seconds,
         "inbox.scan": every.inbox_seconds,
+        "judgement.sweep": every.judgement_seconds,
         "ranking.update": every.ranking_seconds,
         "deployment.sync_best": every.deployment_seconds,
     }

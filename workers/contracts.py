@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from registry.messages import (
+    AccuracyRequest,
     CheckpointImport,
     DeploymentRequest,
     Drain,
@@ -29,6 +30,7 @@ from registry.messages import (
     Undrain,
 )
 from registry.records import Record, Verdict
+from registry.reports import AccuracyReport
 from registry.states import Priority
 from workers.errors import RequestError
 
@@ -73,6 +75,9 @@ TASKS: dict[str, Contract] = {
     "evaluation.defer": Contract(EvaluationDeferral, CONTROL),
     "regression.check": Contract(RegressionRequest, EVALUATION),
     "regression.record": Contract(Verdict, CONTROL),
+    "testing.run": Contract(AccuracyRequest, INTELLIGENCE),
+    "testing.record": Contract(AccuracyReport, CONTROL),
+    "judgement.sweep": Contract(Nothing, CONTROL),
     "ranking.update": Contract(RankingRequest, CONTROL, has_result=True),
     "deployment.sync_best": Contract(DeploymentRequest, CONTROL, has_result=True),
     "deployment.rollback": Contract(RollbackRequest, CONTROL, has_result=True),

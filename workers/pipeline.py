@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 
 from config.settings import Settings
 from intelligence.regression import choose_baseline
-from registry import asks, judgements, lineage, order, queue
+from registry import accuracy, asks, judgements, lineage, order, queue
 from registry.ids import id_of
 from registry.messages import (
+    AccuracyRequest,
     ArtifactReference,
     DeploymentRequest,
     EvaluationRequest,
@@ -56,6 +57,7 @@ def owed(tx: Transaction, *, settings: Settings) -> list[Message]:
     return [
         *_evaluations(tx, suite=suite, settings=settings),
         *_verdicts(tx, suite=suite, settings=settings),
+        *_tests(tx, suite=suite, settings=settings),
         *_ranking(tx, settings=settings),
         *_deployment(tx, suite=suite),
     ]
@@ -172,9 +174,34 @@ def _check(
         verdict_id=id_of("verdict", checkpoint.id, suite.id),
         candidate=_evidence(tx, evaluation=evaluation),
         baseline=_evidence(tx, evaluation=anchor),
+        first_anchor=_first_anchor(tx, suite=suite, anchor=anchor),
         limits=settings.regression,
     )
     yield Message("regression.check", request)
+
+
+def _first_anchor(tx: Transaction, *, suite: Suite, anchor: Evaluation) -> Evidence | None:
+    """What drift is measured from; None where it is the anchor of today."""
+    first = judgements.first_anchor(tx, suite_id=suite.id)
+    return None if first is None or first.id == anchor.id else _evidence(tx, evaluation=first)
+
+
+def _tests(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[Message]:
+    retry = settings.evaluation.retry_after_seconds
+    for evaluation in accuracy.untested(tx, suite_id=suite.id):
+        if not asks.is_due(tx, kind="accuracy", subject_id=evaluation.id, retry_after_seconds=retry):
+            continue
+        anchor = _anchor(tx, suite=suite)
+        if anchor is None:  # the base model's own evaluation is on its way
+            return
+        asks.put(tx, kind="accuracy", subject_id=evaluation.id)
+        request = AccuracyRequest(
+            report_id=accuracy.report_id(evaluation.id),
+            candidate=_evidence(tx, evaluation=evaluation),
+            baseline=None if anchor.id == evaluation.id else _evidence(tx, evaluation=anchor),
+            limits=settings.testing,
+        )
+        yield Message("testing.run", request)
 
 
 def _anchor(tx: Transaction, *, suite: Suite) -> Evaluation | None:

@@ -13,24 +13,21 @@ from pydantic import BaseModel
 from config.settings import Settings
 from registry import hosts, lineage, queue
 from registry.files import write_json
-from registry.records import Deployment, Lease, TrainingJob, Verdict
-from registry.states import JobState, Outcome
+from registry.records import Deployment, Lease, TrainingJob
+from registry.states import JobState
 from registry.status_files import (
     ComparisonLine,
     LastDeployment,
     ModelComparisons,
-    RegressionLine,
-    RegressionMonitoring,
     TrainingState,
     TrainingStatus,
 )
 from registry.store import Registry, Transaction
-from workers import queue_folders
+from workers import judgement_files, queue_folders
 
 # Two heartbeats and a half: with a sweep each 30 s, a dead trainer reads `crashed` within 60 s.
 CRASHED_AFTER_SECONDS = 25.0
 STALE_AFTER_SECONDS = 60.0
-MAX_VERDICTS = 200
 
 
 def refresh(registry: Registry, *, settings: Settings) -> None:
@@ -38,11 +35,13 @@ def refresh(registry: Registry, *, settings: Settings) -> None:
 
     The registry is read first: no transaction is open while files are written.
     """
+    stale = STALE_AFTER_SECONDS
     with registry.reading() as tx:
         statuses = {
             "training_status": current_training_status(tx),
             "last_deployment": last_deployment(tx),
-            "regression_monitoring": regression_monitoring(tx),
+            "regression_monitoring": judgement_files.regression_monitoring(tx, stale_after_seconds=stale),
+            "automated_testing": judgement_files.automated_testing(tx, stale_after_seconds=stale),
             "model_comparisons": model_comparisons(tx),
         }
     for name, status in statuses.items():
@@ -111,24 +110,6 @@ def last_deployment(tx: Transaction) -> LastDeployment | None:
         written_at=tx.now,
         stale_after_seconds=STALE_AFTER_SECONDS,
         **newest.model_dump(include=set(LastDeployment.model_fields) - {"release_id"}),
-    )
-
-
-def regression_monitoring(tx: Transaction) -> RegressionMonitoring:
-    """Verdicts, newest first."""
-    verdicts = tx.find(Verdict, newest_first="decided_at", limit=MAX_VERDICTS)
-    lines = [
-        RegressionLine(
-            verdict=verdict.outcome, **verdict.model_dump(include=set(RegressionLine.model_fields))
-        )
-        for verdict in verdicts
-    ]
-    return RegressionMonitoring(
-        written_at=tx.now,
-        stale_after_seconds=STALE_AFTER_SECONDS,
-        verdicts=tuple(lines),
-        num_regressed=sum(verdict.outcome is Outcome.REGRESSED for verdict in verdicts),
-        num_unknown=sum(verdict.outcome is Outcome.UNKNOWN for verdict in verdicts),
     )
 
 

@@ -11,9 +11,11 @@ import typer
 from registry import lineage
 from registry.errors import NotFound
 from registry.records import Checkpoint, Event, Record, Verdict
+from registry.reports import AccuracyReport
 from tasks.api import Tandem
 from tasks.cli.comparison import checkpoint_compare
 from tasks.cli.output import checkpoints_table, console, print_json, styled
+from tasks.cli.verdicts import print_report, print_verdict
 from workers.status import checkpoint_lines
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -46,18 +48,24 @@ def checkpoint_show(checkpoint_id: str, as_json: Json = False) -> None:
         checkpoint = tx.get(Checkpoint, checkpoint_id)
         lines = [line for line in checkpoint_lines(tx) if line.id == checkpoint_id]
         verdicts = tx.find(Verdict, checkpoint_id=checkpoint_id, newest_first="decided_at")
+        reports = tx.find(AccuracyReport, checkpoint_id=checkpoint_id, newest_first="made_at")
         events = sorted(tx.find(Event, subject_id=checkpoint_id), key=lambda event: event.id or 0)
     if as_json:
-        rows: dict[str, Sequence[Record]] = {"verdicts": verdicts, "events": events, "status": lines}
+        rows: dict[str, Sequence[Record]] = {
+            "verdicts": verdicts,
+            "accuracy": reports,
+            "events": events,
+            "status": lines,
+        }
         shown = {name: [item.model_dump(mode="json") for item in items] for name, items in rows.items()}
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), **shown})
         return
     console.print(checkpoints_table(lines))
     console.print(f"path {checkpoint.path}\nparent {checkpoint.parent_checkpoint_id or '–'}", markup=False)
     for verdict in verdicts:
-        console.print(f"{styled(verdict.outcome)} against {verdict.baseline_checkpoint_id or '–'}:")
-        for reason in verdict.reasons:
-            console.print(f"  {reason}", markup=False)
+        print_verdict(verdict)
+    for report in reports:
+        print_report(report)
     for event in events:
         step = f"{event.before or '–'} -> {event.after}"
         console.print(f"{event.at:%H:%M:%S}  {step:26} {event.reason}", markup=False)

@@ -7,7 +7,7 @@ from intelligence.regression import choose_baseline, judge
 from registry.messages import Evidence, RegressionLimits, RegressionRequest
 from registry.records import Estimate, ExampleResult, Ranking, Verdict
 from registry.states import Outcome
-from registry.testing import START, make_example, make_ranking
+from registry.testing import START, make_evidence, make_example, make_ranking
 
 FAST = RegressionLimits(num_resamples=200)
 NUM_ROWS = 150
@@ -322,3 +322,111 @@ def test_the_anchor_is_the_served_then_the_best_ranked_then_the_base(
 ) -> None:
     found = choose_baseline(served_checkpoint_id=served, ranking=ranking, base_checkpoint_id=base)
     assert found == claims
+
+
+# Drift, slices, power.
+
+
+def judged_against(
+    candidate: np.ndarray, baseline: np.ndarray, first: np.ndarray | None, **columns
+) -> Verdict:
+    request = RegressionRequest(
+        verdict_id="verdict-1",
+        candidate=make_evidence("candidate", losses=candidate, **columns),
+        baseline=make_evidence("baseline", losses=baseline),
+        first_anchor=None if first is None else make_evidence("first", losses=first),
+        limits=FAST,
+    )
+    return judge(request, now=START, rng=np.random.default_rng(0))
+
+
+def test_five_steps_of_fourteen_percent_are_caught_though_each_passes_against_its_own_anchor() -> None:
+    first = drawn_losses(6)
+    outcomes, drifts = [], []
+    for step in range(1, 6):
+        candidate, anchor = first * 1.14**step, first * 1.14 ** (step - 1)
+        alone = judged_against(candidate, anchor, None)
+        assert alone.outcome is Outcome.PASS
+        assert alone.drift is None
+        found = judged_against(candidate, anchor, None if step == 1 else first)
+        outcomes.append(found.outcome)
+        drifts.append(found.drift.loss_increase.value if found.drift and found.drift.loss_increase else None)
+    assert outcomes == [Outcome.PASS, *[Outcome.REGRESSED] * 4]
+    assert drifts == [None, *[pytest.approx(1.14**step - 1) for step in range(2, 6)]]
+
+
+def test_drift_names_the_first_anchor_and_its_reason_says_since_when() -> None:
+    losses = drawn_losses(7)
+    found = judged_against(losses * 1.3, losses * 1.25, losses)
+    assert found.drift is not None
+    assert (found.drift.checkpoint_id, found.drift.evaluation_id) == ("first", "eval-first")
+    assert found.drift.outcome is Outcome.REGRESSED
+    assert found.reasons[0].startswith("Since the first anchor first the loss changed by +30.0%")
+
+
+def test_what_cannot_be_compared_with_the_first_anchor_is_unknown() -> None:
+    losses = drawn_losses(8)
+    found = judged_against(losses, losses, losses[:-1])
+    assert found.outcome is Outcome.UNKNOWN
+    assert found.reasons[0].startswith("Against the first anchor: The rows differ")
+
+
+def test_a_tag_that_was_forgotten_blocks_a_checkpoint_that_is_well_as_a_whole() -> None:
+    losses = drawn_losses(9, num_rows=600)
+    tags = [("capitals",) if place % 10 == 0 else () for place in range(600)]
+    is_tag = np.array([bool(tag) for tag in tags])
+    found = judged_against(np.where(is_tag, 2.2 * losses, losses), losses, None, tags=tags)
+    assert found.loss_increase is not None
+    assert found.loss_increase.value < 0.15
+    assert found.outcome is Outcome.REGRESSED
+    assert len(found.reasons) == 1
+    assert found.reasons[0].startswith("The tag capitals regressed: loss +120.0%")
+
+
+def test_the_verdict_tells_whether_n_suffices() -> None:
+    losses = drawn_losses(10, num_rows=40)
+    noisy = judged_against(losses * jitter(10, spread=0.9, num_rows=40) * 0.6, losses, None).power
+    assert noisy is not None
+    assert not noisy.suffices
+    assert noisy.num_pairs_needed == pytest.approx(40 * (noisy.detectable_increase / 0.15) ** 2, abs=1)
+    many = drawn_losses(10, num_rows=4000)
+    calm = judged_against(many * jitter(10, spread=0.3, num_rows=4000), many, None).power
+    assert calm is not None
+    assert calm.suffices
+    assert calm.num_clusters == 4000
+
+
+def test_the_detectable_increase_is_found_about_four_times_in_five() -> None:
+    found = []
+    for seed in range(120):
+        losses = drawn_losses(seed, num_rows=100)
+        noise = jitter(seed, spread=0.5, num_rows=100) / np.exp(0.5**2 / 2)  # of mean 1
+        power = judged_against(losses * noise, losses, None).power
+        assert power is not None
+        moved = judged_against(losses * noise + power.detectable_increase * losses.mean(), losses, None)
+        assert moved.loss_increase is not None
+        found.append(moved.loss_increase.low > 0)
+    assert 0.68 < np.mean(found) < 0.92
+
+
+@given(tables, st.integers(0, 29), st.sampled_from(["candidate", "baseline", "first"]))
+@settings(max_examples=30, deadline=None)
+def test_an_unknown_loss_anywhere_never_passes(
+    rows: list[tuple[float, float, bool]], place: int, side: str
+) -> None:
+    sides = {
+        "candidate": make_evidence("candidate", losses=[row[0] for row in rows]),
+        "baseline": make_evidence("baseline", losses=[row[1] for row in rows]),
+        "first": make_evidence("first", losses=[row[1] for row in rows]),
+    }
+    examples = list(sides[side].examples)
+    examples[place] = examples[place].changed(loss=None, problem="the loss is nan")
+    sides[side] = sides[side].changed(examples=tuple(examples))
+    request = RegressionRequest(
+        verdict_id="verdict-1",
+        candidate=sides["candidate"],
+        baseline=sides["baseline"],
+        first_anchor=sides["first"],
+        limits=FAST,
+    )
+    assert judge(request, now=START, rng=np.random.default_rng(0)).outcome is Outcome.UNKNOWN

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intelligence.errors import InvalidSample
-from intelligence.statistics import mcnemar_p, mean_estimate, paired_bootstrap, wilson_interval
+from intelligence.statistics import (
+    holm,
+    mcnemar_p,
+    mean_estimate,
+    p_above_zero,
+    paired_bootstrap,
+    paired_share_change,
+    standard_error,
+    wilson_interval,
+)
 
 proportions = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 losses = st.floats(0, 1e6, allow_nan=False)
@@ -184,3 +193,89 @@ def test_thousands_of_changed_pairs_do_not_overflow() -> None:
 def test_a_negative_number_of_pairs_is_refused() -> None:
     with pytest.raises(InvalidSample):
         mcnemar_p(-1, 3)
+
+
+# Newcombe 1998, Statistics in Medicine 17, 2635: coverage near 95 % also where few pairs change.
+@pytest.mark.parametrize("num_pairs", [30, 200])
+def test_a_paired_change_is_covered_about_as_often_as_it_says(num_pairs: int) -> None:
+    rng, shares = np.random.default_rng(num_pairs), (0.6, 0.05, 0.15, 0.2)
+    counts = rng.multinomial(num_pairs, shares, size=1500)
+    estimates = [
+        paired_share_change(int(both), num_gained=int(gained), num_lost=int(lost), num_neither=int(neither))
+        for both, gained, lost, neither in counts
+    ]
+    covered = np.mean([one.low <= shares[1] - shares[2] <= one.high for one in estimates])
+    assert 0.93 < covered < 0.985
+
+
+@given(st.tuples(*[st.integers(0, 50)] * 4).filter(lambda counts: sum(counts) > 0))
+def test_a_paired_change_holds_its_estimate_has_width_and_mirrors(counts: tuple[int, int, int, int]) -> None:
+    both, gained, lost, neither = counts
+    one = paired_share_change(both, num_gained=gained, num_lost=lost, num_neither=neither)
+    other = paired_share_change(both, num_gained=lost, num_lost=gained, num_neither=neither)
+    assert -1 <= one.low <= one.value <= one.high <= 1
+    assert one.low < one.high
+    assert one.low == pytest.approx(-other.high, abs=1e-12)
+
+
+# By hand: sorted 0.01, 0.02, 0.03 times 3, 2, 1, and never below the one before.
+def test_holm_adjusts_step_by_step() -> None:
+    assert holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_never_lowers_a_p_and_keeps_their_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(1 >= after >= before for before, after in zip(p_values, adjusted, strict=True))
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    assert [adjusted[place] for place in order] == sorted(adjusted)
+
+
+# Tails of Student's t from tables: 1.812 for 10, 1.660 for 100 degrees of freedom leave 5 %.
+@pytest.mark.parametrize(("num_values", "t"), [(11, 1.8125), (101, 1.6602)])
+def test_p_above_zero_is_the_tail_of_students_t(num_values: int, t: float) -> None:
+    values = np.linspace(-1, 1, num_values)
+    shift = t * float(values.std(ddof=1)) / math.sqrt(num_values)
+    assert p_above_zero(values + shift) == pytest.approx(0.05, rel=0.01)
+    assert p_above_zero(values - shift) == pytest.approx(0.95, rel=0.01)
+    assert p_above_zero(values) == pytest.approx(0.5)
+
+
+def test_values_that_do_not_differ_decide_by_their_sign() -> None:
+    assert [p_above_zero(np.full(5, value)) for value in (0.1, 0.0, -0.1)] == [0.0, 1.0, 1.0]
+
+
+def test_rows_repeated_within_clusters_add_no_certainty() -> None:
+    values = np.random.default_rng(6).normal(0.2, 1.0, size=50)
+    clusters = np.repeat(np.arange(50), 8)
+    repeated = np.repeat(values, 8)
+    assert standard_error(repeated, clusters=clusters) == pytest.approx(standard_error(values))
+    assert standard_error(repeated) < 0.4 * standard_error(values)
+    assert p_above_zero(repeated, clusters=clusters) == pytest.approx(p_above_zero(values))
+    apart, together = (
+        paired_bootstrap(
+            repeated[:, None],
+            statistics={"mean": first_column},
+            num_resamples=1000,
+            rng=np.random.default_rng(0),
+            clusters=numbers,
+        )["mean"]
+        for numbers in (None, clusters)
+    )
+    assert together.high - together.low > 2.5 * (apart.high - apart.low)
+    assert together.num_samples == 400
+
+
+def test_one_cluster_alone_has_no_error() -> None:
+    with pytest.raises(InvalidSample):
+        standard_error(np.ones(5), clusters=np.zeros(5, dtype=np.int64))
+    with pytest.raises(InvalidSample, match="one cluster"):
+        paired_bootstrap(
+            np.ones((5, 1)),
+            statistics={"mean": first_column},
+            num_resamples=10,
+            rng=np.random.default_rng(0),
+            clusters=np.zeros(5, dtype=np.int64),
+        )

@@ -1,11 +1,14 @@
 """What the registry owes, step by step, with every message lost once."""
 
+import numpy as np
 import pytest
 
 from config.settings import Settings
+from intelligence.accuracy import report
+from intelligence.regression import judge
 from intelligence.summary import summarise
-from registry import asks, judgements
-from registry.messages import EvaluationAnswer, EvaluationRequest, RegressionRequest
+from registry import accuracy, asks, judgements
+from registry.messages import AccuracyRequest, EvaluationAnswer, EvaluationRequest, RegressionRequest
 from registry.records import Checkpoint, Deployment, Evaluation, Verdict
 from registry.states import CheckpointState, DeploymentState, EvaluationState, Outcome
 from registry.store import Registry
@@ -227,7 +230,7 @@ def test_a_ranking_is_owed_when_a_checkpoint_was_accepted_and_the_best_one_is_de
     registry: Registry, settings: Settings, base: Checkpoint, clock: ManualClock
 ) -> None:
     evaluate_base(registry, settings)
-    assert [message.task for message in ask(registry, settings)] == ["ranking.update"]
+    assert [message.task for message in ask(registry, settings)] == ["testing.run", "ranking.update"]
     make_standing_ranking(registry, settings)
     assert [message.task for message in ask(registry, settings)] == ["deployment.sync_best"]
     assert ask(registry, settings) == []
@@ -255,7 +258,7 @@ def test_a_release_that_was_taken_back_is_not_brought_forward_again(
     clock = registry.clock
     assert isinstance(clock, ManualClock)
     clock.advance(3600)
-    assert ask(registry, settings) == []
+    assert "deployment.sync_best" not in [message.task for message in ask(registry, settings)]
 
 
 def test_a_waiting_job_without_a_message_is_rung_and_one_with_a_message_is_not(registry: Registry) -> None:
@@ -265,3 +268,82 @@ def test_a_waiting_job_without_a_message_is_rung_and_one_with_a_message_is_not(r
         assert [message.queue for message in bells(tx, num_messages={})] == ["low", "low"]
         assert len(bells(tx, num_messages={"low": 1})) == 1
         assert bells(tx, num_messages={"low": 2, "high": 0}) == []
+
+
+def owed_tests(messages: list[Message]) -> list[AccuracyRequest]:
+    return [message.request for message in messages if isinstance(message.request, AccuracyRequest)]
+
+
+def test_every_answered_evaluation_is_owed_one_test_against_the_same_anchor_as_its_verdict(
+    registry: Registry, settings: Settings, base: Checkpoint, clock: ManualClock
+) -> None:
+    evaluate_base(registry, settings)
+    (first,) = owed_tests(ask(registry, settings))
+    assert (first.candidate.checkpoint_id, first.baseline) == (base.id, None)
+    add_candidate(registry)
+    (message,) = [found for found in ask(registry, settings) if found.task == "evaluation.run"]
+    assert isinstance(message.request, EvaluationRequest)
+    answer(registry, message.request)
+    messages = ask(registry, settings)
+    (request,) = owed_tests(messages)
+    (check,) = [found.request for found in messages if isinstance(found.request, RegressionRequest)]
+    assert (request.candidate, request.baseline) == (check.candidate, check.baseline)
+    assert owed_tests(ask(registry, settings)) == []
+    clock.advance(settings.evaluation.retry_after_seconds)
+    assert {found.report_id for found in owed_tests(ask(registry, settings))} == {
+        first.report_id,
+        request.report_id,
+    }
+    with registry.transaction() as tx:
+        accuracy.record_report(tx, report=report(request, now=START), actor="test")
+        asks.settle(tx, kind="accuracy", subject_id=request.candidate.evaluation_id)
+    clock.advance(settings.evaluation.retry_after_seconds)
+    assert [found.report_id for found in owed_tests(ask(registry, settings))] == [first.report_id]
+
+
+def test_a_test_waits_while_the_anchor_is_not_measured(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    candidate = add_candidate(registry)
+    for message in ask(registry, settings):
+        assert isinstance(message.request, EvaluationRequest)
+        if message.request.checkpoint_id == candidate:
+            answer(registry, message.request)
+    assert owed_tests(ask(registry, settings)) == []
+    assert base.id
+
+
+def test_drift_is_measured_from_the_first_anchor_once_another_one_took_its_place(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    evaluate_base(registry, settings)
+    request = evaluated_candidate(registry, settings)
+    assert request.first_anchor is None
+    with registry.transaction() as tx:
+        verdict = judge(request, now=tx.now, rng=np.random.default_rng(0))
+        judgements.record_verdict(tx, verdict=verdict, actor="test")
+        tx.add(
+            Deployment(
+                id="r1",
+                generation=1,
+                checkpoint_id=request.candidate.checkpoint_id,
+                state=DeploymentState.ACTIVE,
+                weights_sha256="0" * 64,
+                reason="test",
+                started_at=START,
+            ),
+            actor="test",
+        )
+    add_candidate(registry, "ckpt-cccccc-00000010")
+    (message,) = [found for found in ask(registry, settings) if found.task == "evaluation.run"]
+    assert isinstance(message.request, EvaluationRequest)
+    answer(registry, message.request)
+    (check,) = [found.request for found in ask(registry, settings) if found.task == "regression.check"]
+    assert isinstance(check, RegressionRequest)
+    assert check.baseline is not None
+    assert check.first_anchor is not None
+    assert check.baseline.checkpoint_id == request.candidate.checkpoint_id
+    assert check.first_anchor.checkpoint_id == base.id
+    found = judge(check, now=START, rng=np.random.default_rng(0))
+    assert found.drift is not None
+    assert found.drift.checkpoint_id == base.id
