@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from intelligence.statistics import Floats, Integers, Statistic, paired_bootstrap
+from intelligence.resampling import Floats
+from intelligence.statistics import Integers, Statistic, paired_bootstrap
 from intelligence.summary import is_known
 from registry.messages import Evidence, RegressionLimits
 from registry.records import Estimate, ExampleResult

@@ -146,7 +146,7 @@ class CountingGenerator(np.random.Generator):
 
 
 def test_every_resample_is_drawn_also_where_memory_bounds_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("intelligence.statistics.MAX_DRAWN_ROWS", 730)
+    monkeypatch.setattr("intelligence.resampling.MAX_DRAWN_ROWS", 730)
     rng = CountingGenerator()
     table = np.random.default_rng(5).normal(size=(100, 1))
     paired_bootstrap(table, statistics={"mean": first_column}, num_resamples=1000, rng=rng)
