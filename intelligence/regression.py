@@ -25,6 +25,8 @@ from registry.verdicts import Drift, Power, SliceVerdict
 
 # Standard errors between no effect and one found with 80 % power at the two-sided 5 % level: 1.96 + 0.84.
 DETECTABLE_ERRORS = 2.8016
+# A tail this thin says more than any table of it is right to.
+SMALLEST_P = 1e-15
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,9 @@ def _slice_checks(slices: Sequence[SliceVerdict], *, limits: RegressionLimits) -
             is_beyond=True,
             is_wholly_beyond=True,
             reason=f"The {one.kind} {one.name} regressed: loss {_told(one.loss_increase, how='+.1%')} (limit "
-            f"{limits.max_slice_loss_increase:+.1%}, p = {one.p_loss:.2g}), accuracy "
+            f"{limits.max_slice_loss_increase:+.1%}, {_told_p(one.p_loss)}), accuracy "
             f"{_told(one.accuracy_change, how='+.1f', scale=100, unit=' points')} (limit "
-            f"{-100 * limits.max_slice_accuracy_drop:+.1f}, p = {one.p_accuracy:.2g}); p is adjusted by Holm "
+            f"{-100 * limits.max_slice_accuracy_drop:+.1f}, {_told_p(one.p_accuracy)}); p is adjusted by Holm "
             f"over {len(slices)} slices and both measures.",
         )
         for one in slices
@@ -174,6 +176,10 @@ def _told(estimate: Estimate, *, how: str, scale: float = 1, unit: str = "") -> 
     numbers = (estimate.value, estimate.low, estimate.high)
     value, low, high = (format(scale * number, how) for number in numbers)
     return f"{value}{unit} (95 % interval {low} to {high}, n = {estimate.num_samples})"
+
+
+def _told_p(p_value: float) -> str:
+    return "p < 1e-15" if p_value < SMALLEST_P else f"p = {p_value:.2g}"
 
 
 def _decide(checks: list[Check]) -> tuple[Outcome, tuple[str, ...]]:
