@@ -3,7 +3,7 @@
 A calibration error is a sum of absolute values, so chance alone makes it positive: the fewer the rows, the
 larger. Therefore the debiased estimate stands beside it (Kumar, Liang & Ma 2019, "Verified uncertainty
 calibration", section 4; Bröcker 2012, Climate Dynamics 39, 655, for the Brier score). Intervals are basic
-bootstrap intervals (Davison & Hinkley 1997, section 5.2): the percentile interval would add the bias once more.
+bootstrap intervals (Davison & Hinkley 1997, section 5.2): percentiles would add the bias once more.
 """
 
 from __future__ import annotations
