@@ -26,6 +26,7 @@ from pydantic_settings import (
 from config.errors import SettingsError
 from config.home import Home
 from intelligence.scores import RankingWeights
+from registry.calibrations import CalibrationRules
 from registry.messages import RegressionLimits
 from registry.order import QueueRules
 from registry.states import Priority
@@ -175,6 +176,7 @@ class Settings(BaseSettings):
     guard: GuardSettings = GuardSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     regression: RegressionLimits = RegressionLimits()
+    calibration: CalibrationRules = CalibrationRules()
     ranking: RankingSettings = RankingSettings()
     deployment: DeploymentSettings = DeploymentSettings()
     server: ServerSettings = ServerSettings()

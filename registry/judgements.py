@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import insert, select
 
+from registry.calibrations import Calibration
 from registry.messages import EvaluationAnswer, EvaluationDeferral
 from registry.records import Checkpoint, Evaluation, EvaluationSummary, ExampleResult, Verdict
 from registry.states import CheckpointState, EvaluationState, Outcome
@@ -98,3 +99,11 @@ def record_verdict(tx: Transaction, *, verdict: Verdict, actor: str) -> Verdict 
     if to is not None and checkpoint.state is CheckpointState.CANDIDATE:
         tx.transition(checkpoint, to=to, actor=actor, reason=reason)
     return verdict
+
+
+def record_calibration(tx: Transaction, *, calibration: Calibration, actor: str) -> Calibration | None:
+    """Save a calibration; None where its evaluation was calibrated before."""
+    if tx.seek(Calibration, calibration.id) is not None:
+        return None
+    tx.add(calibration, actor=actor, reason=f"{calibration.outcome}: {calibration.reason}")
+    return calibration

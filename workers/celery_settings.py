@@ -16,6 +16,7 @@ TASK_MODULES = (
     "tasks.checkpoints",
     "tasks.evaluation",
     "tasks.regression",
+    "tasks.calibration",
     "tasks.ranking",
     "tasks.deployment",
     "tasks.safety",

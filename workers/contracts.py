@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from registry.calibrations import Calibration, CalibrationRequest
 from registry.messages import (
     CheckpointImport,
     DeploymentRequest,
@@ -73,6 +74,8 @@ TASKS: dict[str, Contract] = {
     "evaluation.defer": Contract(EvaluationDeferral, CONTROL),
     "regression.check": Contract(RegressionRequest, EVALUATION),
     "regression.record": Contract(Verdict, CONTROL),
+    "calibration.run": Contract(CalibrationRequest, INTELLIGENCE),
+    "calibration.record": Contract(Calibration, CONTROL),
     "ranking.update": Contract(RankingRequest, CONTROL, has_result=True),
     "deployment.sync_best": Contract(DeploymentRequest, CONTROL, has_result=True),
     "deployment.rollback": Contract(RollbackRequest, CONTROL, has_result=True),

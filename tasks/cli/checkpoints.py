@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from registry import lineage
+from registry.calibrations import Calibration
 from registry.errors import NotFound
 from registry.records import Checkpoint, Event, Record, Verdict
 from tasks.api import Tandem
+from tasks.cli.calibration import print_calibrations
 from tasks.cli.comparison import checkpoint_compare
 from tasks.cli.output import checkpoints_table, console, print_json, styled
 from workers.status import checkpoint_lines
@@ -42,13 +44,16 @@ def checkpoint_list(as_json: Json = False) -> None:
 @checkpoint_commands.command("show")
 def checkpoint_show(checkpoint_id: str, as_json: Json = False) -> None:
     """One checkpoint: where it came from, its verdict and why."""
-    with Tandem().context.registry.reading() as tx:
+    context = Tandem().context
+    with context.registry.reading() as tx:
         checkpoint = tx.get(Checkpoint, checkpoint_id)
         lines = [line for line in checkpoint_lines(tx) if line.id == checkpoint_id]
         verdicts = tx.find(Verdict, checkpoint_id=checkpoint_id, newest_first="decided_at")
+        calibrations = tx.find(Calibration, checkpoint_id=checkpoint_id, newest_first="decided_at")
         events = sorted(tx.find(Event, subject_id=checkpoint_id), key=lambda event: event.id or 0)
     if as_json:
-        rows: dict[str, Sequence[Record]] = {"verdicts": verdicts, "events": events, "status": lines}
+        rows: dict[str, Sequence[Record]] = {"verdicts": verdicts, "calibrations": calibrations}
+        rows |= {"events": events, "status": lines}
         shown = {name: [item.model_dump(mode="json") for item in items] for name, items in rows.items()}
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), **shown})
         return
@@ -58,6 +63,7 @@ def checkpoint_show(checkpoint_id: str, as_json: Json = False) -> None:
         console.print(f"{styled(verdict.outcome)} against {verdict.baseline_checkpoint_id or '–'}:")
         for reason in verdict.reasons:
             console.print(f"  {reason}", markup=False)
+    print_calibrations(calibrations, directory=context.settings.paths.reliability)
     for event in events:
         step = f"{event.before or '–'} -> {event.after}"
         console.print(f"{event.at:%H:%M:%S}  {step:26} {event.reason}", markup=False)

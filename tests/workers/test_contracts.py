@@ -24,6 +24,8 @@ PUBLIC_TASKS = {
     "evaluation.defer": "control",
     "regression.check": "evaluation",
     "regression.record": "control",
+    "calibration.run": "intelligence",
+    "calibration.record": "control",
     "ranking.update": "control",
     "deployment.sync_best": "control",
     "deployment.rollback": "control",

@@ -58,7 +58,12 @@ def test_every_status_file_is_written_even_when_there_is_nothing_to_say(
 ) -> None:
     status(registry, settings)
     names = {path.stem for path in settings.paths.status.glob("*.json")}
-    assert names == {"training_status", "regression_monitoring", "model_comparisons"}
+    assert names == {
+        "training_status",
+        "regression_monitoring",
+        "confidence_calibration",
+        "model_comparisons",
+    }
     note = json.loads((settings.paths.status / "model_comparisons.json").read_text())["note"]
     assert note == "no suite is active"
 
