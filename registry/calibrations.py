@@ -154,6 +154,21 @@ class ConfidenceNote(Record):
     settings: GenerationSettings
 
 
+class ServedConfidence(Record):
+    """What the inference server says of an answer's confidence.
+
+    `value` is calibrated; None with `reason` where it cannot be had. `own` is the model's, uncorrected. `map`
+    was fitted on `num_fitted` rows and judged on `num_held_out` others.
+    """
+
+    value: float | None = Field(ge=0, le=1)
+    own: float | None = Field(ge=0, le=1)
+    map: MapKind | None
+    num_fitted: int = Field(ge=0)
+    num_held_out: int = Field(ge=0)
+    reason: str = ""
+
+
 class ConfidenceSample(Record):
     """One answer, as far as calibration looks at it."""
 
