@@ -2,8 +2,8 @@
 
 Two kinds of answers. `model`: a real small model generates through `inference/`, its logits multiplied by a
 factor in its last layer; an answer counts as right with the probability that the unscaled model gave it,
-drawn for each seed anew. `simulated`: the logits are drawn too, other ones for every seed. Then the judge does
-what `calibration.run` does.
+drawn for each seed anew. `simulated`: the logits are drawn too, other ones for every seed. Then the judge
+does what `calibration.run` does.
 
     python -m benchmarks.calibration [--rows 3000] [--seeds 20] [--calibrated-seeds 100]
 

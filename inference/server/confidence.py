@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from inference.generation import Generated
+from inference.sampling import is_drawn
 from registry.calibrations import (
     CONFIDENCE_FILE,
     CalibrationOutcome,
@@ -58,12 +59,11 @@ def confidence_of(
 
 
 def _why_unknown(result: Generated, *, note: ConfidenceNote, settings: GenerationSettings) -> str:
-    judged = note.settings
     if note.map is None:
         return note.reason
     if result.confidence is None:
         return "The model's logits were not finite."
-    if settings.temperature != judged.temperature or settings.stop != judged.stop:
+    if is_drawn(settings) or settings.stop:
         return (
             "Confidence was calibrated on greedy replies without stop strings; this one was asked otherwise."
         )
