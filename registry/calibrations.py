@@ -17,6 +17,10 @@ from registry.records import TEMPERATURES, Estimate, ExampleResult, GenerationSe
 
 CONFIDENCE_FILE = "confidence.json"
 
+# A log-probability is not above zero but by rounding; beyond the other bound exp has long been zero.
+ROUNDING_NATS = 1e-3
+MAX_NATS = 1e6
+
 
 class CalibrationOutcome(StrEnum):
     """What a calibration found."""
@@ -232,8 +236,9 @@ def confidence_files(calibration: Calibration) -> Mapping[str, bytes]:
 
 
 def has_temperatures(sample: ConfidenceSample) -> bool:
-    """Whether it says how likely its answer is at every temperature."""
-    return len(sample.tempered_logprobs) == len(TEMPERATURES)
+    """Whether it says how likely its answer is at every temperature, in numbers that can be reckoned with."""
+    kept = sample.tempered_logprobs
+    return len(kept) == len(TEMPERATURES) and all(-MAX_NATS <= one <= ROUNDING_NATS for one in kept)
 
 
 def _interpolated(knots: tuple[tuple[float, float], ...], *, at: float) -> float:
