@@ -2,8 +2,8 @@
 
 A calibration error is a sum of absolute values, so chance alone makes it positive: the fewer the rows, the
 larger. Therefore the debiased estimate stands beside it (Kumar, Liang & Ma 2019, "Verified uncertainty
-calibration", section 4; Bröcker 2012, Climate Dynamics 39, 655, for the Brier score). Intervals are basic
-bootstrap intervals (Davison & Hinkley 1997, section 5.2): percentiles would add the bias once more.
+calibration", section 4; Bröcker 2012, Climate Dynamics 39, 655, for the Brier score). Intervals hold the
+basic bootstrap interval (Davison & Hinkley 1997, section 5.2): percentiles alone would add the bias again.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def measure(
     # In the bootstrap's world the truth is the plain estimate, also for the debiased one.
     truths = values | {"debiased_ece": values["ece"]}
     estimates = {
-        name: _basic_interval(
+        name: _interval(
             name, value=float(value), truth=float(truths[name]), drawn=drawn[name], num_rows=len(confidence)
         )
         for name, value in values.items()
@@ -140,9 +140,15 @@ def _debiased(gap: Floats, *, share: Floats, accuracy: Floats, num_rows: int) ->
     return result
 
 
-def _basic_interval(name: str, *, value: float, truth: float, drawn: Floats, num_rows: int) -> Estimate:
+def _interval(name: str, *, value: float, truth: float, drawn: Floats, num_rows: int) -> Estimate:
+    """The basic interval, and the percentiles centred on the value: what either holds.
+
+    The basic one alone is too short above an error that came out small by chance.
+    """
     lowest, highest = (float(bound) for bound in np.percentile(drawn, PERCENTILES))
-    low, high = value + truth - highest, value + truth - lowest
+    centre = float(drawn.mean())
+    low = min(value + truth - highest, value + lowest - centre)
+    high = max(value + truth - lowest, value + highest - centre)
     if name in SHARES:
         value, low, high = (min(1.0, max(0.0, number)) for number in (value, low, high))
     return Estimate(value=value, low=min(low, value), high=max(high, value), num_samples=num_rows)
