@@ -96,9 +96,9 @@ def answers_of_a_model(num_rows: int) -> dict[float, list[ConfidenceSample]]:
 
 
 def prompts(num_rows: int) -> list[ChatRow]:
-    """Questions of random letters; nobody knows the answer, and none is needed."""
+    """Questions of random letters, none twice; nobody knows the answer, and none is needed."""
     draw = random.Random(0)
-    texts = ("".join(draw.choices(string.ascii_lowercase, k=draw.randint(3, 12))) for _ in range(num_rows))
+    texts = ("".join(draw.choices(string.ascii_lowercase, k=draw.randint(8, 14))) for _ in range(num_rows))
     return [
         ChatRow(
             messages=(ChatMessage(role="user", content=text), ChatMessage(role="assistant", content="a")),
@@ -146,7 +146,7 @@ def line_for(kind: str, *, scale: float, planted: Planted, num_seeds: int) -> st
 
 def line_for_calibrated(kind: str, *, planted: Planted, num_seeds: int) -> str:
     """How often a map is applied where none is needed."""
-    found = [judged(planted(1.0, seed), seed=seed) for seed in range(1000, 1000 + num_seeds)]
+    found = [judged(planted(1.0, seed), seed=seed) for seed in range(2000, 2000 + num_seeds)]
     num_mapped = sum(one.outcome is not CalibrationOutcome.UNNEEDED for one in found)
     before = np.mean([errors(one)[0] for one in found])
     return (

@@ -191,7 +191,7 @@ class CalibrationRules(Record):
     min_examples: int = Field(default=100, ge=20, description="finished answers; half of them judge the map")
     min_of_each: int = Field(default=5, ge=1, description="right and wrong answers in each half")
     significance: float = Field(
-        default=2.576, gt=0, description="standard errors by which a map must lower the held-out Brier score"
+        default=3.0, gt=0, description="standard errors by which a map must lower the held-out Brier score"
     )
     num_resamples: int = Field(default=1000, ge=200)
     # The sweep asks again after so long, and the message that was sent before has expired by then.
