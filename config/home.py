@@ -69,6 +69,11 @@ class Home:
         return self.root / "status"
 
     @property
+    def reliability(self) -> Path:
+        """Reliability diagrams, a checkpoint's as SVG and as PNG."""
+        return self.status / "reliability"
+
+    @property
     def logs(self) -> Path:
         """One log a process."""
         return self.root / "logs"

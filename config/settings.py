@@ -26,6 +26,7 @@ from pydantic_settings import (
 from config.errors import SettingsError
 from config.home import Home
 from intelligence.scores import RankingWeights
+from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
 from registry.states import Priority
@@ -177,6 +178,7 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     regression: RegressionLimits = RegressionLimits()
     testing: AccuracyLimits = AccuracyLimits()
+    calibration: CalibrationRules = CalibrationRules()
     ranking: RankingSettings = RankingSettings()
     deployment: DeploymentSettings = DeploymentSettings()
     server: ServerSettings = ServerSettings()

@@ -13,7 +13,7 @@ from pathlib import Path
 from deploy.door import ServingDoor
 from deploy.errors import DeployError, ServerFailed, TransferFailed
 from deploy.plan import check_was_served
-from deploy.target import ReleaseTarget
+from deploy.target import NO_FILES, ExtraFiles, ReleaseTarget
 from registry.manifests import Manifest
 from registry.records import Deployment
 from registry.states import DeploymentState
@@ -31,6 +31,7 @@ def deploy(
     probe_prompt: str,
     report: Report,
     clock: Clock,
+    extra_files: ExtraFiles = NO_FILES,
 ) -> Deployment:
     """Bring a planned deployment to `active` or `failed`.
 
@@ -42,7 +43,7 @@ def deploy(
     before: str | None = None
     try:
         before = _standing(target=target, door=door)
-        path = target.push(source, release_id=deployment.id)
+        path = target.push(source, release_id=deployment.id, extra_files=extra_files)
         manifest = _verify(deployment, target=target)
         at = report(at, _verified(at, path=path, manifest=manifest))
         _switch(deployment, target=target, door=door, probe_prompt=probe_prompt)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from deploy.errors import NotDeployable, TransferFailed
@@ -31,6 +33,8 @@ FREE_SPACE_FACTOR = 1.1
 PRUNABLE_PATTERN = r"r(\d+)-[0-9a-f]{8}"
 
 FreeBytes = Callable[[Path], int]
+ExtraFiles = Mapping[str, bytes]
+NO_FILES: ExtraFiles = MappingProxyType({})
 
 
 class ReleaseTarget(Protocol):
@@ -40,8 +44,12 @@ class ReleaseTarget(Protocol):
     current, say which is current, and remove the old ones. All raise `DeployError` only.
     """
 
-    def push(self, source: Path, *, release_id: str) -> str:
-        """Bring the model files of a checkpoint; the release's path. Doing it again completes it."""
+    def push(self, source: Path, *, release_id: str, extra_files: ExtraFiles = NO_FILES) -> str:
+        """Bring the model files of a checkpoint; the release's path. Doing it again completes it.
+
+        `extra_files` are contents by name: files of the release that the checkpoint has not, in its manifest
+        as any other.
+        """
 
     def verify(self, release_id: str) -> Manifest:
         """Check every sha256 where the files lie; `TransferFailed` names the first that differs."""
@@ -81,7 +89,7 @@ class LocalTarget:
         self._root = releases_dir
         self._measure_free = measure_free
 
-    def push(self, source: Path, *, release_id: str) -> str:
+    def push(self, source: Path, *, release_id: str, extra_files: ExtraFiles = NO_FILES) -> str:
         """Copy beside, verify the copy, rename: a release directory is whole or absent."""
         final = self._path(release_id)
         manifest = _source_manifest(source)
@@ -94,7 +102,7 @@ class LocalTarget:
             self._require_space(manifest)
             partial = self._root / f"{PARTIAL_PREFIX}{release_id}"
             try:
-                _copy_model(source, into=partial, manifest=manifest)
+                _copy_model(source, into=partial, manifest=manifest, extra_files=extra_files)
             except (OSError, ManifestError):
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
@@ -184,6 +192,14 @@ def model_files(manifest: Manifest) -> dict[str, FileEntry]:
     return {name: entry for name, entry in manifest.files.items() if not entry.is_state}
 
 
+def entries_of(extra_files: ExtraFiles) -> dict[str, FileEntry]:
+    """What a manifest says of files whose content is at hand."""
+    return {
+        name: FileEntry(sha256=sha256(content).hexdigest(), num_bytes=len(content))
+        for name, content in extra_files.items()
+    }
+
+
 def _source_manifest(source: Path) -> Manifest:
     try:
         manifest = read_manifest(source)
@@ -198,14 +214,17 @@ def _require_weights(manifest: Manifest, *, directory: Path) -> None:
         raise ManifestError(f"{directory}: the manifest's weights_sha256 is not that of its weight files.")
 
 
-def _copy_model(source: Path, *, into: Path, manifest: Manifest) -> None:
+def _copy_model(source: Path, *, into: Path, manifest: Manifest, extra_files: ExtraFiles) -> None:
     files = model_files(manifest)
     for name in files:
         target = into / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target)
         target.chmod(READ_ONLY)
-    write_manifest(into, manifest=manifest.changed(files=files))
+    for name, content in extra_files.items():
+        (into / name).write_bytes(content)
+        (into / name).chmod(READ_ONLY)
+    write_manifest(into, manifest=manifest.changed(files=files | entries_of(extra_files)))
     (into / MANIFEST_NAME).chmod(READ_ONLY)
     _verified(into)
 

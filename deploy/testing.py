@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from deploy.errors import NotDeployable, ServerFailed, TransferFailed
-from deploy.target import check_release_id, model_files, prunable
+from deploy.target import NO_FILES, ExtraFiles, check_release_id, entries_of, model_files, prunable
 from registry.errors import ManifestError
 from registry.manifests import Manifest, verify, weights_sha256
 from registry.serving import ServerHealth, SetActiveAnswer
@@ -21,7 +21,7 @@ class FakeTarget:
         self.damaged: set[str] = set()
         self._current: str | None = None
 
-    def push(self, source: Path, *, release_id: str) -> str:
+    def push(self, source: Path, *, release_id: str, extra_files: ExtraFiles = NO_FILES) -> str:
         """Keep the manifest, without training state."""
         check_release_id(release_id)
         try:
@@ -31,7 +31,8 @@ class FakeTarget:
             raise TransferFailed(str(error)) from error
         if not is_same:
             raise TransferFailed(f"{source} is not what its manifest says.")
-        kept = self.releases.setdefault(release_id, manifest.changed(files=model_files(manifest)))
+        files = model_files(manifest) | entries_of(extra_files)
+        kept = self.releases.setdefault(release_id, manifest.changed(files=files))
         if kept.weights_sha256 != manifest.weights_sha256:
             raise TransferFailed(f"Release {release_id} exists with other weights.")
         self.verify(release_id)

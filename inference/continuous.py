@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from inference.batches import pad_left
 from inference.errors import OutOfMemory
 from inference.model import LoadedModel
-from inference.sampling import choose_tokens, is_drawn, row_generator
+from inference.sampling import choose_tokens, is_drawn, row_generator, tempered_logprobs
 from registry.records import GenerationSettings
 
 # Padding that nobody needs any more is cut away once it is this wide: each cut copies the cache.
@@ -44,6 +44,7 @@ class NextToken:
     token_id: int
     logprob: float
     likeliest: tuple[Candidate, ...] = ()
+    tempered: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,19 @@ class RunningBatch:
         )
         tokens = self._choose(logits)
         logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
+        temperatures = self._loaded.confidence_temperatures
+        tempered = tempered_logprobs(logits, tokens=tokens, temperatures=temperatures)
         self._input_ids = tokens[:, None]
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         self._positions = self._positions[:, -1:] + 1
         return [
-            NextToken(row.key, token_id, logprob, _likeliest(logits[place], count=row.num_likeliest))
+            NextToken(
+                row.key,
+                token_id,
+                logprob,
+                _likeliest(logits[place], count=row.num_likeliest),
+                tempered=tempered[place],
+            )
             for place, (row, token_id, logprob) in enumerate(
                 zip(self._rows, tokens.tolist(), logprobs.tolist(), strict=True)
             )

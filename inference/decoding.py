@@ -14,17 +14,21 @@ from transformers import DynamicCache
 from inference.batches import pad_left
 from inference.errors import OutOfMemory
 from inference.model import LoadedModel
-from inference.sampling import choose_tokens, row_generator
+from inference.sampling import choose_tokens, row_generator, tempered_logprobs
 from registry.records import GenerationSettings
 
 
 @dataclass(frozen=True)
 class Step:
-    """A row's next token and the log-probability the model gave it; NaN where the logits were not finite."""
+    """A row's next token and the log-probability the model gave it; NaN where the logits were not finite.
+
+    `tempered` are its log-probabilities at the model's `confidence_temperatures`.
+    """
 
     row: int
     token_id: int
     logprob: float
+    tempered: tuple[float, ...] = ()
 
 
 class DecodeLoop:
@@ -44,10 +48,10 @@ class DecodeLoop:
         """Give every running row its next token. Raises `OutOfMemory`."""
         try:
             with torch.inference_mode():
-                tokens, logprobs = self._next_tokens()
+                tokens, logprobs, tempered = self._next_tokens()
                 self._advance(tokens)
-                steps = zip(self.rows, tokens.tolist(), logprobs.tolist(), strict=True)
-                return [Step(row, token_id, logprob) for row, token_id, logprob in steps]
+                steps = zip(self.rows, tokens.tolist(), logprobs.tolist(), tempered, strict=True)
+                return [Step(*step) for step in steps]
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
                 f"{tuple(self._mask.shape)} tokens exceed the memory of {self._loaded.device}.",
@@ -69,16 +73,22 @@ class DecodeLoop:
             self._input_ids, self._mask = self._input_ids[index], self._mask[index]
             self._positions = self._positions[index]
 
-    def _next_tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self._loaded.model(
-            input_ids=self._input_ids,
-            attention_mask=self._mask,
-            position_ids=self._positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        return choose_tokens(logits[:, -1].float(), settings=self._settings, generators=self._generators)
+    def _next_tokens(self) -> tuple[torch.Tensor, torch.Tensor, list[tuple[float, ...]]]:
+        logits = (
+            self._loaded.model(
+                input_ids=self._input_ids,
+                attention_mask=self._mask,
+                position_ids=self._positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .float()
+        )
+        tokens, logprobs = choose_tokens(logits, settings=self._settings, generators=self._generators)
+        temperatures = self._loaded.confidence_temperatures
+        return tokens, logprobs, tempered_logprobs(logits, tokens=tokens, temperatures=temperatures)
 
     def _advance(self, tokens: torch.Tensor) -> None:
         self._input_ids = tokens[:, None]

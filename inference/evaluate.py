@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from inference.scoring import Score, score
 from registry.errors import DatasetError, TandemError
 from registry.files import sha256_file
 from registry.messages import ArtifactReference, EvaluationAnswer, EvaluationRequest
-from registry.records import ExampleResult, GenerationSettings
+from registry.records import TEMPERATURES, ExampleResult, GenerationSettings
 from registry.rows import ChatRow, read_rows
 
 UNUSABLE_WEIGHTS = "the model's weights hold NaN or infinity"
@@ -71,6 +72,7 @@ def evaluate_rows(
     """A result for every row, in order. A row whose numbers could not be had says why in `problem`."""
     if not loaded.has_finite_weights:
         return tuple(_unanswered(row, problem=UNUSABLE_WEIGHTS) for row in rows)
+    loaded = replace(loaded, confidence_temperatures=TEMPERATURES)
     encoded = [encode_row(loaded, row) for row in rows]
     scores = score(loaded, encoded, limits=limits)
     fitting = [place for place, row in enumerate(encoded) if len(row.prompt) < loaded.max_positions]
@@ -136,6 +138,8 @@ def _example(row: ChatRow, *, scored: Score, reply: Generated | None) -> Example
         loss=scored.loss,
         num_answer_tokens=scored.num_tokens,
         confidence=reply.confidence,
+        # Six digits: a thousand rows travel in one message.
+        tempered_logprobs=tuple(float(f"{value:.6g}") for value in reply.tempered_logprobs),
         finish_reason=reply.finish_reason,
         problem="; ".join(problems),
     )

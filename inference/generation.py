@@ -25,7 +25,8 @@ class Generated:
     `token_ids` leave out the token that ended the turn; `num_tokens` counts it. `logprob` is the sum of the
     model's log-probabilities (nats, before temperature) over all generated tokens, the end included, and
     `confidence` is its exponential: the probability of the whole sequence. Both are `None`, and
-    `finish_reason` is "error", where the logits were not finite.
+    `finish_reason` is "error", where the logits were not finite. `tempered_logprobs` are what `logprob` would
+    be with the logits divided by each of the model's `confidence_temperatures`.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Generated:
     finish_reason: FinishReason
     logprob: float | None
     confidence: float | None
+    tempered_logprobs: tuple[float, ...] = ()
 
 
 def generate(
@@ -90,6 +92,7 @@ class Reply:
         self._token_ids: list[int] = []
         self._pieces: list[str] = []
         self._logprob = 0.0
+        self._tempered = [0.0] * len(loaded.confidence_temperatures)
         self.num_tokens = 0
         self.finish_reason: FinishReason | None = None
 
@@ -99,6 +102,7 @@ class Reply:
             self.finish_reason = "error"
             return ""
         self._logprob += step.logprob
+        self._tempered = [sum(pair) for pair in zip(self._tempered, step.tempered, strict=True)]
         self.num_tokens += 1
         if step.token_id in self._loaded.stop_token_ids:
             self.finish_reason = "stop"
@@ -134,6 +138,9 @@ class Reply:
             finish_reason=self.finish_reason or "error",
             logprob=self._logprob if is_known else None,
             confidence=min(1.0, math.exp(self._logprob)) if is_known else None,
+            tempered_logprobs=tuple(self._tempered)
+            if is_known and math.isfinite(sum(self._tempered))
+            else (),
         )
 
     def _follow(self, token_id: int) -> str:

@@ -31,7 +31,8 @@ class LoadedModel:
     """A model ready to answer, with what every caller needs to know of it.
 
     `end_of_turn_id` closes an assistant's turn in the chat template: it is scored as the last token of an
-    expected answer. `stop_token_ids` end a generation. `max_positions` bounds prompt plus answer.
+    expected answer. `stop_token_ids` end a generation. `max_positions` bounds prompt plus answer. How
+    probable a reply would be with the logits divided by each of `confidence_temperatures` is told with it.
     """
 
     model: Any = field(repr=False)
@@ -44,6 +45,7 @@ class LoadedModel:
     pad_token_id: int
     max_positions: int
     has_finite_weights: bool
+    confidence_temperatures: tuple[float, ...] = ()
 
 
 def load_model(

@@ -34,6 +34,23 @@ def is_drawn(settings: GenerationSettings) -> bool:
     return settings.temperature >= MIN_TEMPERATURE
 
 
+def tempered_logprobs(
+    logits: torch.Tensor, *, tokens: torch.Tensor, temperatures: Sequence[float]
+) -> list[tuple[float, ...]]:
+    """The log-probability of each row's token with its logits divided by each temperature.
+
+    From logits (rows, vocabulary) and tokens (rows,); one temperature after another, so that no more than
+    one copy of the logits is held.
+    """
+    if not temperatures:
+        return [()] * len(tokens)
+    columns = []
+    for temperature in temperatures:
+        scaled = logits / temperature
+        columns.append(scaled.gather(1, tokens[:, None])[:, 0] - scaled.logsumexp(dim=-1))
+    return [tuple(row) for row in torch.stack(columns, dim=1).tolist()]
+
+
 def row_generator(seed: int, *, prompt: Sequence[int]) -> torch.Generator:
     """A generator for one row: the same for the same seed and prompt, whatever else is in the batch."""
     digest = sha256(f"{seed}:{','.join(map(str, prompt))}".encode()).digest()

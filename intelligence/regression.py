@@ -164,8 +164,8 @@ def _slice_checks(slices: Sequence[SliceVerdict], *, limits: RegressionLimits) -
             reason=f"The {one.kind} {one.name} regressed: loss {_told(one.loss_increase, how='+.1%')} (limit "
             f"{limits.max_slice_loss_increase:+.1%}, {_told_p(one.p_loss)}), accuracy "
             f"{_told(one.accuracy_change, how='+.1f', scale=100, unit=' points')} (limit "
-            f"{-100 * limits.max_slice_accuracy_drop:+.1f}, {_told_p(one.p_accuracy)}); p is adjusted by Holm "
-            f"over {len(slices)} slices and both measures.",
+            f"{-100 * limits.max_slice_accuracy_drop:+.1f}, {_told_p(one.p_accuracy)}); p is adjusted by "
+            f"Holm over {len(slices)} slices and both measures.",
         )
         for one in slices
         if one.outcome is Outcome.REGRESSED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import insert, select
 
 from registry.accuracy import raise_alert
+from registry.calibrations import Calibration
 from registry.messages import EvaluationAnswer, EvaluationDeferral
 from registry.records import Checkpoint, Evaluation, EvaluationSummary, ExampleResult, Verdict
 from registry.states import AlertLevel, AlertSource, CheckpointState, EvaluationState, Outcome
@@ -125,3 +126,11 @@ def first_anchor(tx: Transaction, *, suite_id: str) -> Evaluation | None:
     )
     found = tx.connection.execute(query.order_by(table.c.decided_at, table.c.id).limit(1)).scalar()
     return None if found is None else tx.seek(Evaluation, found)
+
+
+def record_calibration(tx: Transaction, *, calibration: Calibration, actor: str) -> Calibration | None:
+    """Save a calibration; None where its evaluation was calibrated before."""
+    if tx.seek(Calibration, calibration.id) is not None:
+        return None
+    tx.add(calibration, actor=actor, reason=f"{calibration.outcome}: {calibration.reason}")
+    return calibration

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from sqlalchemy import Select, bindparam, select
 
+from registry.calibrations import Calibration
 from registry.errors import NotFound
 from registry.records import Checkpoint, Deployment, Evaluation, Ranking, Suite
 from registry.states import CheckpointState, DeploymentState, EvaluationState, JobState
@@ -56,6 +57,12 @@ def answered_evaluation(tx: Transaction, *, checkpoint_id: str, suite_id: str) -
         newest_first="requested_at",
         limit=1,
     )
+    return found[0] if found else None
+
+
+def newest_calibration(tx: Transaction, *, checkpoint_id: str) -> Calibration | None:
+    """A checkpoint's latest calibration, on whichever suite."""
+    found = tx.find(Calibration, checkpoint_id=checkpoint_id, newest_first="decided_at", limit=1)
     return found[0] if found else None
 
 

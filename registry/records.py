@@ -135,12 +135,18 @@ class GenerationSettings(Record):
     stop: tuple[str, ...] = ()
 
 
+# At these the probability of an answer is kept, so that calibration finds the right temperature without a
+# model: half octaves, from four times sharper to eight times flatter.
+TEMPERATURES = tuple(2.0 ** (half / 2) for half in range(-4, 7))
+
+
 class ExampleResult(Record):
     """What a checkpoint did with one row of the suite.
 
     `loss` is the mean negative log-likelihood (nats) of the expected answer's tokens, end of turn
     included; `None` with `problem` set where it is not finite. `confidence` is the probability the
-    model gave the whole sequence that it generated, in [0, 1].
+    model gave the whole sequence that it generated, in [0, 1]. `tempered_logprobs` are the logarithms of
+    that probability (nats) with the logits divided by each of `TEMPERATURES`; empty where not known.
     """
 
     row_id: str
@@ -153,6 +159,7 @@ class ExampleResult(Record):
     loss: float | None
     num_answer_tokens: int = Field(ge=0)
     confidence: float | None = Field(default=None, ge=0, le=1)
+    tempered_logprobs: tuple[float, ...] = ()
     finish_reason: str
     problem: str = ""
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
+from registry.calibrations import ReliabilityBin
 from registry.records import Estimate, Lead, Record
 from registry.reports import AccuracyChange
 from registry.verdicts import Drift, Power, SliceVerdict
@@ -227,6 +228,38 @@ class AutomatedTesting(StatusFile):
     history: tuple[AccuracyPoint, ...]
     alerts: tuple[AlertLine, ...]
     note: str = ""
+
+
+class CalibrationLine(Record):
+    """One checkpoint in `confidence_calibration.json`.
+
+    `ece` and `confidence_gap` are the model's own, over all answers; before and after are of the other half
+    than the map was fitted on.
+    """
+
+    checkpoint_id: str
+    outcome: str
+    reason: str
+    map_kind: str | None
+    temperature: Estimate | None = None
+    num_examples: int
+    num_held_out: int
+    ece: Estimate | None = None
+    adaptive_ece: Estimate | None = None
+    brier: Estimate | None = None
+    confidence_gap: Estimate | None = None
+    ece_before: Estimate | None = None
+    ece_after: Estimate | None = None
+    bins: tuple[ReliabilityBin, ...] = ()
+    decided_at: AwareDatetime
+
+
+class ConfidenceCalibration(StatusFile):
+    """`confidence_calibration.json`: newest calibration first."""
+
+    calibrations: tuple[CalibrationLine, ...]
+    num_mapped: int = Field(ge=0)
+    num_unknown: int = Field(ge=0)
 
 
 class ComparisonLine(Record):

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+from registry.calibrations import Calibration
 from registry.records import (
     Ask,
     Checkpoint,
@@ -250,6 +251,27 @@ alerts = Table(
     Column("raised_at", UtcDateTime, nullable=False, index=True),
 )
 
+calibrations = Table(
+    "calibrations",
+    metadata,
+    _id(),
+    _reference("checkpoint_id", "checkpoints", nullable=False),
+    _reference("suite_id", "suites", nullable=False),
+    _reference("evaluation_id", "evaluations", nullable=False),
+    Column("outcome", String(16), nullable=False),
+    _text("reason", nullable=False),
+    _number("num_examples"),
+    _number("num_unfinished"),
+    _number("num_held_out"),
+    Column("map", JSON(none_as_null=True)),
+    Column("trials", JSON, nullable=False),
+    Column("overall", JSON(none_as_null=True)),
+    Column("before", JSON(none_as_null=True)),
+    Column("after", JSON(none_as_null=True)),
+    Column("settings", JSON, nullable=False),
+    Column("decided_at", UtcDateTime, nullable=False, index=True),
+)
+
 rankings = Table(
     "rankings",
     metadata,
@@ -340,6 +362,7 @@ TABLES: dict[type[Record], Table] = {
     Verdict: verdicts,
     AccuracyReport: accuracy_reports,
     Alert: alerts,
+    Calibration: calibrations,
     Ranking: rankings,
     Deployment: deployments,
     Lease: leases,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from registry import queue
+from registry.calibrations import Calibration, CalibrationMap, CalibrationOutcome, MapKind
 from registry.messages import Evidence
 from registry.records import (
     Checkpoint,
@@ -152,6 +153,24 @@ def make_ranking(*names: str, **changes: Any) -> Ranking:
         "made_at": START,
     }
     return Ranking.model_validate(fields | changes)
+
+
+def make_calibration(**changes: Any) -> Calibration:
+    """A known calibration of the default evaluation, without a map."""
+    fields: dict[str, Any] = {
+        "id": "cal-1",
+        "checkpoint_id": "ckpt-aaaaaa-00000010",
+        "suite_id": "suite-1",
+        "evaluation_id": "eval-1",
+        "outcome": CalibrationOutcome.UNNEEDED,
+        "reason": "No map is better.",
+        "num_examples": 200,
+        "num_held_out": 100,
+        "map": CalibrationMap(kind=MapKind.IDENTITY, num_fitted=100),
+        "settings": GenerationSettings(),
+        "decided_at": START,
+    }
+    return Calibration.model_validate(fields | changes)
 
 
 def make_example(**changes: Any) -> ExampleResult:

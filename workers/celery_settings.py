@@ -17,6 +17,7 @@ TASK_MODULES = (
     "tasks.evaluation",
     "tasks.regression",
     "tasks.accuracy",
+    "tasks.calibration",
     "tasks.ranking",
     "tasks.deployment",
     "tasks.safety",

@@ -33,11 +33,15 @@ MAX_DELIVERIES = 80
 
 @dataclass(frozen=True)
 class Message:
-    """A task to send: its name, its request, and a queue where it is not the usual one."""
+    """A task to send: its name, its request, and a queue where it is not the usual one.
+
+    `expires_seconds` drops a message that nobody took until it is sent again.
+    """
 
     task: str
     request: Record
     queue: str | None = None
+    expires_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Context:
     def send(self, message: Message) -> str:
         """Publish, and return the message's id; `BrokerUnavailable` where Redis is away."""
         options: dict[str, Any] = {} if message.queue is None else {"queue": message.queue}
+        if message.expires_seconds is not None:
+            options["expires"] = message.expires_seconds
         kwargs = message.request.model_dump(mode="json")
         sent = self.celery.send_task(message.task, kwargs=kwargs, **options)
         return str(sent.id)

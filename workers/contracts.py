@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from registry.calibrations import Calibration, CalibrationRequest
 from registry.messages import (
     AccuracyRequest,
     CheckpointImport,
@@ -78,6 +79,8 @@ TASKS: dict[str, Contract] = {
     "testing.run": Contract(AccuracyRequest, INTELLIGENCE),
     "testing.record": Contract(AccuracyReport, CONTROL),
     "judgement.sweep": Contract(Nothing, CONTROL),
+    "calibration.run": Contract(CalibrationRequest, INTELLIGENCE),
+    "calibration.record": Contract(Calibration, CONTROL),
     "ranking.update": Contract(RankingRequest, CONTROL, has_result=True),
     "deployment.sync_best": Contract(DeploymentRequest, CONTROL, has_result=True),
     "deployment.rollback": Contract(RollbackRequest, CONTROL, has_result=True),

@@ -1,4 +1,4 @@
-"""What the registry says is owed: evaluations, verdicts, a ranking, a deployment, bells.
+"""What the registry says is owed: evaluations, verdicts, calibrations, a ranking, a deployment, bells.
 
 Every step of the pipeline is found here by looking at the rows, never by remembering a message. A task
 that recorded something asks `owed` for what follows; the sweep asks the same every 30 seconds. So a lost
@@ -33,7 +33,7 @@ from registry.records import (
 )
 from registry.states import CheckpointState, EvaluationState, Outcome, Priority
 from registry.store import Transaction
-from workers import standings
+from workers import calibrations, standings
 from workers.context import Context, Message
 
 ACTOR = "control"
@@ -58,6 +58,7 @@ def owed(tx: Transaction, *, settings: Settings) -> list[Message]:
         *_evaluations(tx, suite=suite, settings=settings),
         *_verdicts(tx, suite=suite, settings=settings),
         *_tests(tx, suite=suite, settings=settings),
+        *calibrations.owed(tx, suite=suite, settings=settings),
         *_ranking(tx, settings=settings),
         *_deployment(tx, suite=suite),
     ]
@@ -281,6 +282,10 @@ def _deployment(tx: Transaction, *, suite: Suite) -> Iterator[Message]:
     if active is not None and active.checkpoint_id == best:
         return
     if lineage.is_withdrawn(tx, checkpoint_id=best):
+        return
+    if (
+        lineage.newest_calibration(tx, checkpoint_id=best) is None
+    ):  # it is on its way, and asks for this again
         return
     subject = f"{ranking.id}:{best}"
     if asks.is_due(tx, kind="deployment", subject_id=subject, retry_after_seconds=DEPLOYMENT_RETRY_SECONDS):

@@ -12,11 +12,14 @@ from pydantic import BaseModel
 
 from config.settings import Settings
 from registry import hosts, lineage, queue
+from registry.calibrations import Calibration, CalibrationOutcome
 from registry.files import write_json
 from registry.records import Deployment, Lease, TrainingJob
 from registry.states import JobState
 from registry.status_files import (
+    CalibrationLine,
     ComparisonLine,
+    ConfidenceCalibration,
     LastDeployment,
     ModelComparisons,
     TrainingState,
@@ -28,6 +31,7 @@ from workers import judgement_files, queue_folders
 # Two heartbeats and a half: with a sweep each 30 s, a dead trainer reads `crashed` within 60 s.
 CRASHED_AFTER_SECONDS = 25.0
 STALE_AFTER_SECONDS = 60.0
+MAX_CALIBRATIONS = 50
 
 
 def refresh(registry: Registry, *, settings: Settings) -> None:
@@ -42,6 +46,7 @@ def refresh(registry: Registry, *, settings: Settings) -> None:
             "last_deployment": last_deployment(tx),
             "regression_monitoring": judgement_files.regression_monitoring(tx, stale_after_seconds=stale),
             "automated_testing": judgement_files.automated_testing(tx, stale_after_seconds=stale),
+            "confidence_calibration": confidence_calibration(tx),
             "model_comparisons": model_comparisons(tx),
         }
     for name, status in statuses.items():
@@ -110,6 +115,37 @@ def last_deployment(tx: Transaction) -> LastDeployment | None:
         written_at=tx.now,
         stale_after_seconds=STALE_AFTER_SECONDS,
         **newest.model_dump(include=set(LastDeployment.model_fields) - {"release_id"}),
+    )
+
+
+def confidence_calibration(tx: Transaction) -> ConfidenceCalibration:
+    """Calibrations, newest first."""
+    found = tx.find(Calibration, newest_first="decided_at", limit=MAX_CALIBRATIONS)
+    return ConfidenceCalibration(
+        written_at=tx.now,
+        stale_after_seconds=STALE_AFTER_SECONDS,
+        calibrations=tuple(calibration_line(calibration) for calibration in found),
+        num_mapped=sum(one.outcome is CalibrationOutcome.MAPPED for one in found),
+        num_unknown=sum(one.outcome is CalibrationOutcome.UNKNOWN for one in found),
+    )
+
+
+def calibration_line(calibration: Calibration) -> CalibrationLine:
+    """What people want to know of a calibration."""
+    overall, before, after = calibration.overall, calibration.before, calibration.after
+    return CalibrationLine(
+        map_kind=calibration.map.kind if calibration.map else None,
+        temperature=calibration.map.temperature if calibration.map else None,
+        ece=overall.ece if overall else None,
+        adaptive_ece=overall.adaptive_ece if overall else None,
+        brier=overall.brier if overall else None,
+        confidence_gap=overall.confidence_gap if overall else None,
+        ece_before=before.ece if before else None,
+        ece_after=after.ece if after else None,
+        bins=overall.bins if overall else (),
+        **calibration.model_dump(
+            include={"checkpoint_id", "outcome", "reason", "num_examples", "num_held_out", "decided_at"}
+        ),
     )
 
 

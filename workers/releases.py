@@ -10,11 +10,13 @@ from deploy.deployer import deploy, reactivate
 from deploy.door import HttpDoor
 from deploy.errors import DeployError, NotDeployable
 from deploy.plan import check_return, choose, plan
-from deploy.target import LocalTarget
+from deploy.target import NO_FILES, ExtraFiles, LocalTarget
 from registry import lineage
+from registry.calibrations import confidence_files
 from registry.records import Checkpoint, Deployment, Lease
 from registry.states import DeploymentState
 from registry.store import Registry, Transaction
+from workers import calibrations
 
 UNFINISHED = (DeploymentState.PLANNED, DeploymentState.SYNCING, DeploymentState.VERIFIED)
 RESOURCE = "deployment"
@@ -37,7 +39,7 @@ class Releases:
 
     def sync(self, *, requested_checkpoint_id: str | None) -> Deployment:
         """Serve the best-ranked checkpoint or the named one; what is served already is given back."""
-        planned, checkpoint = self._plan(requested_checkpoint_id)
+        planned, checkpoint, extra_files = self._plan(requested_checkpoint_id)
         if planned.state is not DeploymentState.PLANNED:
             return planned
         ended = deploy(
@@ -48,6 +50,7 @@ class Releases:
             probe_prompt=self._settings.deployment.probe_prompt,
             report=self._save,
             clock=self._registry.clock,
+            extra_files=extra_files,
         )
         self._prune()
         return ended
@@ -77,7 +80,7 @@ class Releases:
                 ended_at=None,
             )
 
-    def _plan(self, requested_checkpoint_id: str | None) -> tuple[Deployment, Checkpoint]:
+    def _plan(self, requested_checkpoint_id: str | None) -> tuple[Deployment, Checkpoint, ExtraFiles]:
         with self._registry.transaction() as tx:
             tx.check_lease(self._lease)
             self._end_interrupted(tx)
@@ -97,9 +100,11 @@ class Releases:
             if planned is None:
                 if active is None:
                     raise NotDeployable(f"{checkpoint.id} cannot be planned.")
-                return active, checkpoint
-            tx.add(planned, actor=self._actor, reason=f"{checkpoint.id}, {reason}")
-            return planned, checkpoint
+                return active, checkpoint, NO_FILES
+            calibration = calibrations.needed_for(tx, checkpoint)
+            planned = planned.changed(reason=calibrations.addition_to(reason, calibration=calibration))
+            tx.add(planned, actor=self._actor, reason=f"{checkpoint.id}, {planned.reason}")
+            return planned, checkpoint, confidence_files(calibration)
 
     def _end_interrupted(self, tx: Transaction) -> None:
         """End what was killed in its midst, so that the next run starts over.

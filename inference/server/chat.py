@@ -37,6 +37,7 @@ class ChatHandler:
             created=int(self._clock().timestamp()),
             release=release,
             num_prompt_tokens=len(prompt),
+            settings=settings,
             wants_logprobs=bool(body.logprobs),
         )
         pieces = self._engine.reply(

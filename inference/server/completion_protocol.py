@@ -8,6 +8,7 @@ from pydantic import Field
 
 from inference.errors import RequestRefused
 from inference.server.protocol import MODEL_ALIASES, StreamOptions, WireRequest, refuse_unsupported
+from registry.calibrations import ServedConfidence
 from registry.records import Record
 
 MAX_PROMPTS = 16
@@ -83,5 +84,6 @@ class GenerateAnswer(Record):
     num_prompt_tokens: int
     num_tokens: int
     logprob: float | None
+    confidence: ServedConfidence
     release_id: str
     weights_sha256: str

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from inference.generation import Generated
 from inference.server.asking import Pieces, check_length, check_model, headers_of, streamed, whole
 from inference.server.completion_protocol import CompletionRequest, GenerateAnswer, GenerateRequest
+from inference.server.confidence import confidence_of
 from inference.server.config import ServerConfig
 from inference.server.engine import Engine, ServedRelease
 from inference.server.logprobs import completion_logprobs
@@ -133,6 +134,7 @@ class CompletionHandler:
             num_prompt_tokens=len(prompt),
             num_tokens=result.num_tokens,
             logprob=result.logprob,
+            confidence=confidence_of(result, note=release.confidence, settings=settings),
             release_id=release.release_id,
             weights_sha256=release.loaded.weights_sha256,
         )

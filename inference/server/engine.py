@@ -13,12 +13,13 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from inference.errors import NoActiveRelease, Overloaded
 from inference.model import LoadedModel
 from inference.prompts import encode_prompt, encode_text
+from inference.server.confidence import read_note, temperatures_of
 from inference.server.config import ServerConfig
 from inference.server.metrics import Metrics
 from inference.server.releases import (
@@ -28,6 +29,7 @@ from inference.server.releases import (
     verify_release,
 )
 from inference.server.scheduler import Scheduler, StreamPiece, Work
+from registry.calibrations import ConfidenceNote
 from registry.errors import ManifestError
 from registry.manifests import read_manifest
 from registry.records import GenerationSettings
@@ -44,6 +46,7 @@ class ServedRelease:
     release_id: str
     loaded: LoadedModel
     loaded_at: datetime
+    confidence: ConfidenceNote
 
 
 class Engine:
@@ -222,7 +225,9 @@ class Engine:
             if before is not None and self._is_same(before, release_id=release_id):
                 return before, before.release_id
             loaded = load_release(directory, device=self._config.device, num_threads=self._config.num_threads)
-            served = ServedRelease(release_id=release_id, loaded=loaded, loaded_at=self._clock())
+            note = read_note(directory)
+            loaded = replace(loaded, confidence_temperatures=temperatures_of(note))
+            served = ServedRelease(release_id, loaded, loaded_at=self._clock(), confidence=note)
         except Exception as error:
             self._problem = str(error)
             raise

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference.generation import Generated
+from inference.server.confidence import confidence_of
 from inference.server.engine import ServedRelease
 from inference.server.logprobs import chat_logprobs
 from inference.server.scheduler import StreamPiece
+from registry.records import GenerationSettings
 
 DONE = b"data: [DONE]\n\n"
 OWNER = "tandem"
@@ -23,6 +25,7 @@ class ReplyHead:
     created: int
     release: ServedRelease
     num_prompt_tokens: int
+    settings: GenerationSettings
     wants_logprobs: bool = False
 
     def completion(self, piece: StreamPiece, *, result: Generated) -> dict[str, Any]:
@@ -33,7 +36,8 @@ class ReplyHead:
             "logprobs": self._logprobs(piece),
             "finish_reason": result.finish_reason,
         }
-        return self._body("chat.completion") | {"choices": [choice], "usage": self._usage(result)}
+        body = self._body("chat.completion") | {"choices": [choice], "usage": self._usage(result)}
+        return body | self._confidence(result)
 
     def role_chunk(self) -> bytes:
         """The first event: whose turn it is."""
@@ -48,7 +52,7 @@ class ReplyHead:
 
     def end_chunk(self, result: Generated) -> bytes:
         """The event that says why the reply ended."""
-        return self._chunk({}, finish_reason=result.finish_reason)
+        return self._chunk({}, finish_reason=result.finish_reason, more=self._confidence(result))
 
     def usage_chunk(self, result: Generated) -> bytes:
         """The event with token counts and no choice."""
@@ -63,9 +67,10 @@ class ReplyHead:
         *,
         finish_reason: str | None = None,
         logprobs: dict[str, Any] | None = None,
+        more: dict[str, Any] | None = None,
     ) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return event(self._body("chat.completion.chunk") | {"choices": [choice]})
+        return event(self._body("chat.completion.chunk") | {"choices": [choice]} | (more or {}))
 
     def _body(self, kind: str) -> dict[str, Any]:
         return {
@@ -75,6 +80,11 @@ class ReplyHead:
             "model": self.release.release_id,
             "system_fingerprint": fingerprint(self.release),
         }
+
+    def _confidence(self, result: Generated) -> dict[str, Any]:
+        """A field of ours beside OpenAI's."""
+        told = confidence_of(result, note=self.release.confidence, settings=self.settings)
+        return {"confidence": told.model_dump(mode="json")}
 
     def _usage(self, result: Generated) -> dict[str, int]:
         return usage(self.num_prompt_tokens, num_tokens=result.num_tokens)

@@ -178,7 +178,7 @@ class Scheduler:
     def _hand_over(self, token: NextToken) -> bool:
         """Give the request its token; True where it was the last."""
         work = self._running[token.key]
-        text = work.reply.add(Step(token.key, token_id=token.token_id, logprob=token.logprob))
+        text = work.reply.add(Step(token.key, token.token_id, token.logprob, tempered=token.tempered))
         work.told.append(token)
         if work.first_token_seconds is None:
             work.first_token_seconds = time.monotonic() - work.submitted_at_seconds

@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from registry import lineage
+from registry.calibrations import Calibration
 from registry.errors import NotFound
 from registry.records import Checkpoint, Event, Record, Verdict
 from registry.reports import AccuracyReport
 from tasks.api import Tandem
+from tasks.cli.calibration import print_calibrations
 from tasks.cli.comparison import checkpoint_compare
 from tasks.cli.output import checkpoints_table, console, print_json, styled
 from tasks.cli.verdicts import print_report, print_verdict
@@ -44,16 +46,19 @@ def checkpoint_list(as_json: Json = False) -> None:
 @checkpoint_commands.command("show")
 def checkpoint_show(checkpoint_id: str, as_json: Json = False) -> None:
     """One checkpoint: where it came from, its verdict and why."""
-    with Tandem().context.registry.reading() as tx:
+    context = Tandem().context
+    with context.registry.reading() as tx:
         checkpoint = tx.get(Checkpoint, checkpoint_id)
         lines = [line for line in checkpoint_lines(tx) if line.id == checkpoint_id]
         verdicts = tx.find(Verdict, checkpoint_id=checkpoint_id, newest_first="decided_at")
         reports = tx.find(AccuracyReport, checkpoint_id=checkpoint_id, newest_first="made_at")
+        calibrations = tx.find(Calibration, checkpoint_id=checkpoint_id, newest_first="decided_at")
         events = sorted(tx.find(Event, subject_id=checkpoint_id), key=lambda event: event.id or 0)
     if as_json:
         rows: dict[str, Sequence[Record]] = {
             "verdicts": verdicts,
             "accuracy": reports,
+            "calibrations": calibrations,
             "events": events,
             "status": lines,
         }
@@ -66,6 +71,7 @@ def checkpoint_show(checkpoint_id: str, as_json: Json = False) -> None:
         print_verdict(verdict)
     for report in reports:
         print_report(report)
+    print_calibrations(calibrations, directory=context.settings.paths.reliability)
     for event in events:
         step = f"{event.before or '–'} -> {event.after}"
         console.print(f"{event.at:%H:%M:%S}  {step:26} {event.reason}", markup=False)

@@ -56,7 +56,7 @@ class Stage:
         assert deployment is not None
         return deployment, source
 
-    def run(self, deployment: Deployment, source: Path) -> Deployment:
+    def run(self, deployment: Deployment, source: Path, **extra_files: bytes) -> Deployment:
         return deploy(
             deployment,
             source=source,
@@ -65,6 +65,7 @@ class Stage:
             probe_prompt="Say yes.",
             report=self.ledger,
             clock=self.clock,
+            extra_files=extra_files,
         )
 
     def return_to(self, deployment: Deployment) -> None:
@@ -105,6 +106,13 @@ def test_a_deployment_goes_step_by_step_and_ends_active(stage: Stage) -> None:
     assert (ended.num_files, ended.release_path) == (3, f"memory/{deployment.id}")
     assert ended.num_bytes == len(b"{}" + b"[]" + b"two")
     assert (ended.activated_at is not None, ended.duration_seconds, ended.problem) == (True, 4.0, "")
+
+
+def test_a_release_carries_what_belongs_to_it_beside_the_model(stage: Stage) -> None:
+    deployment, source = stage.planned(2, weights=b"two")
+    ended = stage.run(deployment, source, confidence=b"{}")
+    assert ended.num_files == 4
+    assert "confidence" in stage.target.verify(deployment.id).files
 
 
 def test_current_moves_only_after_the_server_answered_with_the_release(stage: Stage) -> None:

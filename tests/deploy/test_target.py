@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -52,6 +53,12 @@ def test_a_pushed_release_carries_the_model_and_no_training_state(target: Releas
     assert path.endswith(ONE)
     assert set(manifest.files) == {"config.json", "tokenizer/vocab.json", "model.safetensors"}
     assert manifest.weights_sha256 == read_manifest(seal("other")).weights_sha256
+
+
+def test_a_file_that_the_checkpoint_has_not_is_in_the_releases_manifest(target: ReleaseTarget, seal) -> None:
+    target.push(seal(), release_id=ONE, extra_files={"confidence.json": b"{}\n"})
+    entry = target.verify(ONE).files["confidence.json"]
+    assert (entry.sha256, entry.num_bytes) == (hashlib.sha256(b"{}\n").hexdigest(), 3)
 
 
 def test_a_push_makes_nothing_current(target: ReleaseTarget, seal) -> None:
@@ -194,6 +201,18 @@ def test_a_release_on_disk_is_whole_and_read_only(local: LocalTarget, releases: 
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (releases / ONE).rglob("*") if path.is_file()}
     assert modes == {0o444}
     assert [path.name for path in releases.iterdir()] == [ONE]
+
+
+def test_an_extra_file_lies_beside_the_weights_and_is_held_to_its_content(
+    local: LocalTarget, releases: Path, seal
+) -> None:
+    local.push(seal(), release_id=ONE, extra_files={"confidence.json": b"{}\n"})
+    path = releases / ONE / "confidence.json"
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"{}\n", 0o444)
+    path.chmod(0o644)
+    path.write_bytes(b"[]\n")
+    with pytest.raises(TransferFailed, match="confidence.json"):
+        local.verify(ONE)
 
 
 def test_current_is_a_relative_link_so_that_the_directory_may_be_mounted_elsewhere(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,14 @@ def test_the_probability_of_a_reply_is_the_one_it_has_alone(loaded: LoadedModel)
     for n, prompt in enumerate(PROMPTS):
         expected = generate(loaded, [prompt], settings=GREEDY)[0].logprob
         assert sum(run.logprobs[n]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_reply_is_as_probable_at_other_temperatures_as_it_is_alone(loaded: LoadedModel) -> None:
+    asked = replace(loaded, confidence_temperatures=(0.5, 2.0))
+    tokens = RunningBatch(asked).admit([Admission(key, PROMPTS[key], settings=GREEDY) for key in range(3)])
+    for token in tokens:
+        alone = generate(asked, [PROMPTS[token.key]], settings=GREEDY.changed(max_new_tokens=1))[0]
+        assert token.tempered == pytest.approx(alone.tempered_logprobs, abs=1e-4)
 
 
 def test_the_cache_shrinks_when_the_longest_leaves(loaded: LoadedModel) -> None:

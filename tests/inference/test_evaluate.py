@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -11,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from inference.evaluate import UNUSABLE_WEIGHTS, evaluate, evaluate_rows
@@ -20,7 +22,7 @@ from inference.prompts import encode_prompt
 from inference.testing import seal
 from registry.files import sha256_file
 from registry.messages import ArtifactReference, EvaluationAnswer, EvaluationRequest
-from registry.records import ExampleResult, GenerationSettings
+from registry.records import TEMPERATURES, ExampleResult, GenerationSettings
 from registry.rows import ChatMessage, ChatRow
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -100,6 +102,21 @@ def finished_reply(loaded: LoadedModel) -> tuple[str, str]:
         if reply.finish_reason == "stop" and len(reply.text.strip()) > 2:
             return prompt, reply.text
     raise AssertionError("no prompt has a finished reply")
+
+
+def test_an_answer_is_as_likely_at_a_temperature_as_from_logits_divided_by_it(talker: LoadedModel) -> None:
+    twice = copy.deepcopy(talker.model)
+    twice.lm_head.weight = torch.nn.Parameter(2 * twice.lm_head.weight, requires_grad=False)
+    rows = [row(f"Say {'x' * place}", "x") for place in range(4)]
+    plain = evaluate_rows(talker, rows, settings=SETTINGS)
+    sharp = evaluate_rows(replace(talker, model=twice), rows, settings=SETTINGS)
+    octave = 2  # half octaves
+    for one, other in zip(plain, sharp, strict=True):
+        assert one.answer == other.answer
+        assert one.confidence == pytest.approx(
+            math.exp(one.tempered_logprobs[TEMPERATURES.index(1.0)]), rel=1e-4
+        )
+        assert other.tempered_logprobs[octave:] == pytest.approx(one.tempered_logprobs[:-octave], rel=1e-3)
 
 
 def test_the_expected_text_is_correct_whatever_white_space_surrounds_it(talker: LoadedModel) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inference.sampling import choose_tokens, row_generator
+from inference.sampling import choose_tokens, row_generator, tempered_logprobs
 from registry.records import GenerationSettings
 
 PROBABILITIES = torch.tensor([0.5, 0.3, 0.15, 0.05])
@@ -53,3 +53,19 @@ def test_a_row_that_is_not_finite_gets_a_nan_logprob_and_its_neighbour_is_drawn(
     generators = [row_generator(seed, prompt=(1,)) for seed in range(2)]
     _, logprobs = choose_tokens(logits, settings=GenerationSettings(temperature=1.0), generators=generators)
     assert logprobs.isnan().tolist() == [True, False]
+
+
+def test_a_tempered_log_probability_is_that_of_logits_divided_by_the_temperature() -> None:
+    logits = torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
+    tokens = torch.tensor([0, 3, 6])
+    found = tempered_logprobs(logits, tokens=tokens, temperatures=(0.5, 1.0, 4.0))
+    for row, values in enumerate(found):
+        expected = [float((logits[row] / one).log_softmax(dim=-1)[tokens[row]]) for one in (0.5, 1.0, 4.0)]
+        assert values == pytest.approx(expected, abs=1e-6)
+
+
+def test_no_temperatures_cost_nothing_and_say_nothing() -> None:
+    assert tempered_logprobs(torch.zeros(2, 3), tokens=torch.zeros(2, dtype=torch.long), temperatures=()) == [
+        (),
+        (),
+    ]

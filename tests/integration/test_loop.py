@@ -154,6 +154,27 @@ def test_every_checkpoint_is_judged_and_the_best_is_served(stack: Stack, served:
     assert last["checkpoint_id"] == status["served"]["checkpoint_id"]
 
 
+def test_what_is_served_was_calibrated_and_answers_with_its_confidence(
+    stack: Stack, served: Checkpoint
+) -> None:
+    status = json.loads(stack.tandem("status", "--json").stdout)
+    checkpoint_id, release = status["served"]["checkpoint_id"], status["served"]["release_id"]
+    shown = json.loads(stack.tandem("checkpoint", "show", checkpoint_id, "--json").stdout)
+    (calibration,) = shown["calibrations"]
+    assert "confidence: " in stack.tandem("checkpoint", "show", checkpoint_id).stdout
+    file = json.loads((stack.settings.paths.status / "confidence_calibration.json").read_text())
+    assert checkpoint_id in [line["checkpoint_id"] for line in file["calibrations"]]
+    note = json.loads((stack.settings.paths.releases / release / "confidence.json").read_text())
+    assert (note["calibration_id"], note["outcome"]) == (calibration["id"], calibration["outcome"])
+    body = {"messages": [{"role": "user", "content": "Say yes."}]}
+    url = f"{stack.settings.server_url}/v1/chat/completions"
+    told = httpx.post(url, json=body, timeout=30).json()["confidence"]
+    assert 0 <= told["own"] <= 1
+    assert (told["value"] is None) == bool(told["reason"])
+    if calibration["outcome"] == "unknown":
+        assert told["reason"] == calibration["reason"]
+
+
 def test_the_served_weights_answer_alike_in_plain_transformers(stack: Stack, served: Checkpoint) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

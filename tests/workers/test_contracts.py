@@ -27,6 +27,8 @@ PUBLIC_TASKS = {
     "testing.run": "intelligence",
     "testing.record": "control",
     "judgement.sweep": "control",
+    "calibration.run": "intelligence",
+    "calibration.record": "control",
     "ranking.update": "control",
     "deployment.sync_best": "control",
     "deployment.rollback": "control",

@@ -8,6 +8,7 @@ from intelligence.accuracy import report
 from intelligence.regression import judge
 from intelligence.summary import summarise
 from registry import accuracy, asks, judgements
+from registry.ids import id_of
 from registry.messages import AccuracyRequest, EvaluationAnswer, EvaluationRequest, RegressionRequest
 from registry.records import Checkpoint, Deployment, Evaluation, Verdict
 from registry.states import CheckpointState, DeploymentState, EvaluationState, Outcome
@@ -16,6 +17,7 @@ from registry.testing import (
     START,
     ManualClock,
     add_queued_job,
+    make_calibration,
     make_checkpoint,
     make_example,
     make_ranking,
@@ -57,6 +59,13 @@ def answer(registry: Registry, request: EvaluationRequest, *, problem: str = "")
     with registry.transaction() as tx:
         judgements.record_answer(tx, answer=reply, summary=summary, actor="test")
         asks.settle(tx, kind="evaluation", subject_id=request.evaluation_id)
+        if not problem:
+            calibrated = make_calibration(
+                id=id_of("cal", request.evaluation_id),
+                checkpoint_id=request.checkpoint_id,
+                evaluation_id=request.evaluation_id,
+            )
+            judgements.record_calibration(tx, calibration=calibrated, actor="test")
 
 
 def evaluate_base(registry: Registry, settings: Settings) -> None:

@@ -1,13 +1,15 @@
 """What the status files say, and when they stop saying it."""
 
 import json
+from datetime import timedelta
 
 from config.settings import Settings
 from registry import hosts, queue
 from registry.states import Priority
 from registry.store import Registry
-from registry.testing import ManualClock, add_queued_job
+from registry.testing import ManualClock, add_queued_job, make_calibration, make_suite
 from workers import projections
+from workers.testing_evaluations import add_evaluated, right_on
 
 
 def status(registry: Registry, settings: Settings) -> dict[str, object]:
@@ -62,6 +64,7 @@ def test_every_status_file_is_written_even_when_there_is_nothing_to_say(
         "training_status",
         "regression_monitoring",
         "automated_testing",
+        "confidence_calibration",
         "model_comparisons",
     }
     note = json.loads((settings.paths.status / "model_comparisons.json").read_text())["note"]
@@ -82,3 +85,26 @@ def test_what_training_waits_for_is_said_beside_what_went_wrong_before(registry:
         crashed = projections.current_training_status(tx)
     assert (idle.status, idle.reason) == ("idle", "job-aaaaaa waits: gpu-0 is held.")
     assert (crashed.status, crashed.reason) == ("crashed", "It died. Now job-aaaaaa waits: gpu-0 is held.")
+
+
+def test_calibrations_are_told_newest_first_with_what_is_unknown_counted(
+    registry: Registry, settings: Settings, clock: ManualClock
+) -> None:
+    with registry.transaction() as tx:
+        tx.add(make_suite(), actor="test")
+        add_evaluated(tx, "one", examples=right_on(20))
+        known = make_calibration(checkpoint_id="one", evaluation_id="eval-one")
+        tx.add(known, actor="test")
+        later = known.changed(
+            id="cal-2",
+            outcome="unknown",
+            map=None,
+            reason="Too few.",
+            decided_at=clock.now + timedelta(seconds=1),
+        )
+        tx.add(later, actor="test")
+    projections.refresh(registry, settings=settings)
+    found = json.loads((settings.paths.status / "confidence_calibration.json").read_text())
+    assert [line["outcome"] for line in found["calibrations"]] == ["unknown", "unneeded"]
+    assert [line["map_kind"] for line in found["calibrations"]] == [None, "identity"]
+    assert (found["num_unknown"], found["num_mapped"]) == (1, 0)
