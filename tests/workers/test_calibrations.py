@@ -1,17 +1,22 @@
 """A calibration is owed once for each answered evaluation, and a checkpoint is deployed with one."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
+from celery import Celery
 
 from config.settings import Settings
 from deploy.errors import NotDeployable
 from registry import asks, judgements, lineage
 from registry.calibrations import Calibration, CalibrationOutcome, CalibrationRequest
+from registry.messages import RankingRequest
 from registry.records import Checkpoint
 from registry.states import CheckpointState
 from registry.store import Registry
 from registry.testing import ManualClock, make_calibration, make_ranking, make_suite
 from workers import calibrations, pipeline
-from workers.context import Message
+from workers.context import Context, Message
 from workers.testing_evaluations import add_evaluated, right_on
 
 
@@ -104,3 +109,24 @@ def test_an_unknown_calibration_holds_nothing_back_and_is_said() -> None:
         "best-ranked; its confidence is unknown: Too few rows."
     )
     assert calibrations.addition_to("best-ranked", calibration=make_calibration()) == "best-ranked"
+
+
+class Wire:
+    """Stands for Celery: keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.options: list[dict[str, Any]] = []
+
+    def send_task(self, name: str, **options: Any) -> SimpleNamespace:
+        self.options.append(options)
+        return SimpleNamespace(id="1")
+
+
+def test_a_message_that_expires_says_so_on_the_wire(evaluated: Registry, settings: Settings) -> None:
+    wire = Wire()
+    (message,) = owed(evaluated, settings)
+    context = Context(settings, registry=evaluated, celery=cast("Celery", wire))
+    context.send(message)
+    context.send(Message("ranking.update", RankingRequest()))
+    assert wire.options[0]["expires"] == settings.calibration.retry_after_seconds
+    assert "expires" not in wire.options[1]
