@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from intelligence.calibration import calibrate
 from registry import asks, judgements
 from registry.calibrations import Calibration, CalibrationRequest
-from registry.files import sha256_text
 from tasks.door import door
-from workers import diagrams, projections
+from workers import calibrations, diagrams, projections
 from workers.context import Context, Message
 from workers.pipeline import owed
 
@@ -17,9 +13,7 @@ from workers.pipeline import owed
 @door("calibration.run")
 def run(request: CalibrationRequest, context: Context) -> None:
     """Measure an evaluation's confidences and choose the map; send both home. Loads no model."""
-    # Seeded by what is judged, so that the same answers give the same intervals.
-    seed = int(sha256_text(request.evaluation_id)[:8], 16)
-    calibration = calibrate(request, now=context.registry.clock(), rng=np.random.default_rng(seed))
+    calibration = calibrations.judge(request, now=context.registry.clock())
     context.deliver(Message("calibration.record", calibration))
 
 

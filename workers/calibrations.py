@@ -7,16 +7,20 @@ the one before has expired by then; after a few it is `unknown`, which is a resu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
+
+import numpy as np
 
 from config.settings import Settings
 from deploy.errors import NotDeployable
-from intelligence.calibration import unknown
+from intelligence.calibration import calibrate, unknown
 from registry import asks, judgements, lineage
 from registry.calibrations import Calibration, CalibrationOutcome, CalibrationRequest, sample_of
+from registry.files import sha256_text
 from registry.ids import id_of
 from registry.records import Checkpoint, Evaluation, Suite
 from registry.states import CheckpointState, EvaluationState
-from registry.store import Transaction
+from registry.store import Registry, Transaction
 from workers.context import Message
 
 ACTOR = "control"
@@ -44,6 +48,29 @@ def owed(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[Messa
         yield Message("calibration.run", request, expires_seconds=retry)
 
 
+def judge_now(registry: Registry, *, checkpoint_id: str, settings: Settings, actor: str) -> None:
+    """Calibrate a checkpoint here, for a person who names it before its answer from elsewhere has come.
+
+    Nothing where it is calibrated already, and where no evaluation of it was answered. An answer that comes
+    later is the same, and is not recorded twice.
+    """
+    with registry.reading() as tx:
+        request = None
+        if lineage.newest_calibration(tx, checkpoint_id=checkpoint_id) is None:
+            request = _newest_request(tx, checkpoint_id=checkpoint_id, settings=settings)
+    if request is None:
+        return
+    calibration = judge(request, now=registry.clock())
+    with registry.transaction() as tx:
+        judgements.record_calibration(tx, calibration=calibration, actor=actor)
+
+
+def judge(request: CalibrationRequest, *, now: datetime) -> Calibration:
+    """The calibration, its bootstrap seeded by what is judged: the same answers give the same intervals."""
+    seed = int(sha256_text(request.evaluation_id)[:8], 16)
+    return calibrate(request, now=now, rng=np.random.default_rng(seed))
+
+
 def needed_for(tx: Transaction, checkpoint: Checkpoint) -> Calibration:
     """The calibration a release carries; `NotDeployable` while there is none.
 
@@ -64,6 +91,17 @@ def addition_to(reason: str, *, calibration: Calibration) -> str:
     if calibration.outcome is not CalibrationOutcome.UNKNOWN:
         return reason
     return f"{reason}; its confidence is unknown: {calibration.reason}"
+
+
+def _newest_request(tx: Transaction, *, checkpoint_id: str, settings: Settings) -> CalibrationRequest | None:
+    answered = tx.find(
+        Evaluation,
+        checkpoint_id=checkpoint_id,
+        state=EvaluationState.ANSWERED,
+        newest_first="requested_at",
+        limit=1,
+    )
+    return _request(tx, evaluation=answered[0], settings=settings) if answered else None
 
 
 def _request(tx: Transaction, *, evaluation: Evaluation, settings: Settings) -> CalibrationRequest:

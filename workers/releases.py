@@ -39,6 +39,13 @@ class Releases:
 
     def sync(self, *, requested_checkpoint_id: str | None) -> Deployment:
         """Serve the best-ranked checkpoint or the named one; what is served already is given back."""
+        if requested_checkpoint_id is not None:
+            calibrations.judge_now(
+                self._registry,
+                checkpoint_id=requested_checkpoint_id,
+                settings=self._settings,
+                actor=self._actor,
+            )
         planned, checkpoint, extra_files = self._plan(requested_checkpoint_id)
         if planned.state is not DeploymentState.PLANNED:
             return planned

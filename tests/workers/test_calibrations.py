@@ -130,3 +130,22 @@ def test_a_message_that_expires_says_so_on_the_wire(evaluated: Registry, setting
     context.send(Message("ranking.update", RankingRequest()))
     assert wire.options[0]["expires"] == settings.calibration.retry_after_seconds
     assert "expires" not in wire.options[1]
+
+
+def test_a_checkpoint_that_a_person_names_is_calibrated_on_the_spot_and_once(
+    evaluated: Registry, settings: Settings
+) -> None:
+    for _ in range(2):
+        calibrations.judge_now(evaluated, checkpoint_id="one", settings=settings, actor="person")
+    with evaluated.reading() as tx:
+        (found,) = tx.find(Calibration)
+        assert calibrations.needed_for(tx, tx.get(Checkpoint, "one")) == found
+    assert owed(evaluated, settings) == []
+
+
+def test_what_was_never_evaluated_is_not_calibrated_on_the_spot(
+    evaluated: Registry, settings: Settings
+) -> None:
+    calibrations.judge_now(evaluated, checkpoint_id="nobody", settings=settings, actor="person")
+    with evaluated.reading() as tx:
+        assert tx.find(Calibration) == []
