@@ -2,7 +2,7 @@
 
 Half of the models are twins: the same training with its last part in another order, so harmless as far as
 their truth says so. Into each twin a fault is planted (weight noise, a ruined layer, a forgotten tag, a wrong
-tokenizer, truncated training), sized from +5 % to +100 %. Into every fourth one tag alone is made to be
+tokenizer, truncated training), sized from +5 % to +100 %. Into every third one tag alone is made to be
 forgotten, a slice of 10 % of the suite. Some have a weight that is not a number.
 
 Truth is the relative increase of the mean loss over a pool of rows, six times as large as the suite and
@@ -70,7 +70,7 @@ SETTINGS = GenerationSettings(max_new_tokens=7)
 LIMITS = RegressionLimits()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SMALLEST, LARGEST = 0.05, 1.00
-SMALLEST_SLICE, LARGEST_SLICE = 0.25, 2.50
+SMALLEST_SLICE, LARGEST_SLICE = 0.70, 1.60
 CUT_EVERY = 15
 NAIVE_ROWS = 50
 
@@ -171,12 +171,12 @@ def _typical_branch(lab: Lab, trunk: Weights, *, seed: int) -> Weights:
 def _tasks(num_models: int) -> list[list[Task]]:
     """A twin and what is planted in it, by number, so that a twin is trained once."""
     kinds, sizes = list(KINDS), _sizes(num_models, low=SMALLEST, high=LARGEST)
-    slice_sizes = _sizes(max(1, num_models // 4), low=SMALLEST_SLICE, high=LARGEST_SLICE)
+    slice_sizes = _sizes(-(-num_models // 3), low=SMALLEST_SLICE, high=LARGEST_SLICE)
     groups = []
     for number in range(num_models):
         group = [Task(number, TWIN), Task(number, kinds[number % len(kinds)], target=sizes[number])]
-        if number % 4 == 0 and number // 4 < len(slice_sizes):
-            group.append(Task(number, SLICE, target=slice_sizes[number // 4]))
+        if number % 3 == 0:
+            group.append(Task(number, SLICE, target=slice_sizes[number // 3]))
         if number % 20 == 0:
             group.append(Task(number, NOT_A_NUMBER))
         groups.append(group)
@@ -252,7 +252,7 @@ def _plant(bench: Bench, task: Task, *, start: Start) -> Planted:
 
 
 def _tag_of(task: Task) -> str:
-    return TAGS[task.number // 4 % len(TAGS)]
+    return TAGS[task.number // 3 % len(TAGS)]
 
 
 def _verdict(bench: Bench, answers: tuple[ExampleResult, ...], *, seed: int) -> Outcome:

@@ -16,7 +16,7 @@ TWIN, SLICE, NOT_A_NUMBER = "harmless twin", "one tag", "not a number"
 HARMLESS, HARMFUL = 0.05, 0.20
 FORGOTTEN = 1.00  # a tag is forgotten whose loss is twice what it was
 SIZES = (0.05, 0.15, 0.20, 0.30, 0.50, np.inf)
-SLICE_SIZES = (0.25, 0.50, 1.00, np.inf)
+SLICE_SIZES = (0.50, 0.75, 1.00, np.inf)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 
 from registry import lineage
 from registry.records import Checkpoint, Deployment, Event, TrainingJob, Verdict
+from registry.reports import AccuracyReport
 from registry.states import CheckpointState, DeploymentState, JobState, Outcome
 from tasks.demo.ruin import ruin
 from tasks.testing import Stack, wait_for
@@ -54,6 +55,18 @@ def wait_until_judged(stack: Stack, checkpoint_id: str) -> Verdict:
 
     wait_for(verdicts, seconds=90, message=f"{checkpoint_id} has a verdict")
     return verdicts()[0]
+
+
+def wait_until_tested(stack: Stack, checkpoint_id: str) -> AccuracyReport:
+    found: list[AccuracyReport] = []
+
+    def is_tested() -> bool:
+        with stack.registry.reading() as tx:
+            found[:] = tx.find(AccuracyReport, checkpoint_id=checkpoint_id)
+        return bool(found)
+
+    wait_for(is_tested, seconds=120, message=f"{checkpoint_id} is tested")
+    return found[0]
 
 
 def test_all_four_doors_give_the_same_job(stack: Stack, served: Checkpoint) -> None:
@@ -206,6 +219,11 @@ def test_a_ruined_checkpoint_is_quarantined_and_never_served(stack: Stack, serve
     verdict = wait_until_judged(stack, ruined.id)
     assert verdict.outcome is Outcome.REGRESSED
     assert verdict.baseline_checkpoint_id == source.id
+    tested = wait_until_tested(stack, ruined.id)
+    assert (tested.baseline_checkpoint_id, tested.evaluation_id) == (source.id, verdict.evaluation_id)
+    assert tested.total is not None
+    assert tested.total.accuracy.num_samples == verdict.num_pairs
+    assert tested.total.num_lost == len(tested.lost_row_ids)
     assert state_of(stack, ruined.id) is CheckpointState.QUARANTINED
     refused = stack.tandem("deploy", "now", ruined.id)
     assert refused.returncode == 1
@@ -224,6 +242,9 @@ def test_weights_that_are_not_numbers_are_unknown_and_blocked(stack: Stack, serv
     broken = stack.client.import_checkpoint(directory, note="NaN")
     assert wait_until_judged(stack, broken.id).outcome is Outcome.UNKNOWN
     assert state_of(stack, broken.id) is CheckpointState.CANDIDATE
+    tested = wait_until_tested(stack, broken.id)
+    assert tested.total is not None
+    assert (tested.total.accuracy.value, tested.gained_row_ids) == (0, ())
     assert stack.tandem("deploy", "now", broken.id).returncode == 1
 
 

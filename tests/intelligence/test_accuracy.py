@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intelligence.accuracy import report
@@ -91,6 +91,7 @@ def test_other_rows_are_no_comparison() -> None:
 
 
 @given(flags)
+@settings(deadline=None)
 def test_intervals_hold_their_estimates_and_flips_add_up(rows: list[tuple[bool, bool]]) -> None:
     found = reported(answers("new", [row[0] for row in rows]), answers("old", [row[1] for row in rows]))
     total = found.total
@@ -104,6 +105,7 @@ def test_intervals_hold_their_estimates_and_flips_add_up(rows: list[tuple[bool, 
 
 
 @given(flags, st.randoms())
+@settings(deadline=None)
 def test_the_order_of_rows_does_not_matter(rows: list[tuple[bool, bool]], random) -> None:
     new, old = answers("new", [row[0] for row in rows]), answers("old", [row[1] for row in rows])
     shuffled = new.changed(examples=tuple(random.sample(new.examples, len(new.examples))))

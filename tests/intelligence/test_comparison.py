@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intelligence.comparison import compare
@@ -100,6 +100,7 @@ def test_what_cannot_be_compared_is_refused(
 
 
 @given(st.lists(st.tuples(st.floats(0, 9), st.floats(0, 9), st.booleans(), st.booleans()), min_size=2))
+@settings(deadline=None)
 def test_turning_the_sides_turns_every_sign(rows: list[tuple[float, float, bool, bool]]) -> None:
     left = tuple(make_example(row_id=f"{n}", loss=a, is_correct=x) for n, (a, _, x, _) in enumerate(rows))
     right = tuple(make_example(row_id=f"{n}", loss=b, is_correct=y) for n, (_, b, _, y) in enumerate(rows))
