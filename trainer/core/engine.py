@@ -26,6 +26,7 @@ from trainer.core.report import Reporter
 from trainer.core.run import Run, run_digest
 from trainer.core.runtime import choose_device, choose_dtype, reproducible
 from trainer.core.step import StepRunner
+from trainer.core.token_cache import TokenCache
 from trainer.core.trace import RowTrace
 from trainer.errors import ConfigError, DataError
 from trainer.messages import (
@@ -80,7 +81,7 @@ class TrainerEngine:
         return result
 
     def _prepare(self, config: JobConfig, *, device: torch.device) -> Run:
-        inputs = _read_inputs(config, device=device)
+        inputs = _read_inputs(config, device=device, warn=self._warn)
         found = self._find_checkpoint(config, digest=inputs.digest)
         source = config.model.path if found is None else found.path
         model = load_model(source, device=device, tokenizer=inputs.tokenizer)
@@ -161,25 +162,29 @@ class _Inputs:
     digest: str
 
 
-def _read_inputs(config: JobConfig, *, device: torch.device) -> _Inputs:
+def _read_inputs(config: JobConfig, *, device: torch.device, warn: Callable[[str], None]) -> _Inputs:
     parent_sha256 = identify_model(config.model.path)
     tokenizer = load_tokenizer(config.model.path)
-    dataset = _read_dataset(config, tokenizer=tokenizer)
+    dataset = _read_dataset(config, tokenizer=tokenizer, warn=warn)
     dtype = choose_dtype(config.model.dtype, device=device)
     digest = run_digest(config, data_digest=dataset.digest, parent_sha256=parent_sha256, dtype=dtype)
     return _Inputs(tokenizer=tokenizer, dataset=dataset, dtype=dtype, digest=digest)
 
 
-def _read_dataset(config: JobConfig, *, tokenizer: Any) -> TokenizedDataset:
+def _read_dataset(config: JobConfig, *, tokenizer: Any, warn: Callable[[str], None]) -> TokenizedDataset:
+    settings, encoder = config.data, ChatEncoder(tokenizer)
+    tokenize: Any = tokenize_file
+    if settings.token_cache_dir is not None and settings.max_token_cache_bytes:
+        tokenize = TokenCache(
+            settings.token_cache_dir, max_bytes=settings.max_token_cache_bytes, warn=warn
+        ).open
     try:
-        return tokenize_file(
-            config.data.path,
-            encoder=ChatEncoder(tokenizer),
-            max_length=config.model.max_length,
-            overlong=config.data.overlong,
+        dataset: TokenizedDataset = tokenize(
+            settings.path, encoder=encoder, max_length=config.model.max_length, overlong=settings.overlong
         )
     except DatasetError as error:
         raise DataError(error.message, remedy=error.remedy) from error
+    return dataset
 
 
 def _make_run(
