@@ -58,6 +58,9 @@ class EnvironmentConfig(Record):
 
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads")
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        default="auto", description="less memory for a third more work; auto: on for CUDA, off for a CPU"
+    )
 
 
 class MonitoringConfig(Record):

@@ -20,11 +20,22 @@ from trainer.core.checkpoints import Checkpoint, latest_valid, prepare_directory
 from trainer.core.data import TokenizedDataset, tokenize_file
 from trainer.core.loss import collate
 from trainer.core.memory import named_out_of_memory
-from trainer.core.models import check_projection, identify_model, load_model, load_tokenizer
+from trainer.core.models import (
+    check_projection,
+    checkpoint_gradients,
+    identify_model,
+    load_model,
+    load_tokenizer,
+)
 from trainer.core.optimizer import make_optimizer
 from trainer.core.report import Reporter
 from trainer.core.run import Run, run_digest
-from trainer.core.runtime import choose_device, choose_dtype, reproducible
+from trainer.core.runtime import (
+    choose_device,
+    choose_dtype,
+    reproducible,
+    wants_gradient_checkpointing,
+)
 from trainer.core.step import StepRunner
 from trainer.core.token_cache import TokenCache
 from trainer.core.trace import RowTrace
@@ -193,6 +204,8 @@ def _make_run(
     hyperparameters, dataset = config.hyperparameters, inputs.dataset
     shortest = np.array([dataset.lengths.argmin()])
     check_projection(model, batch=collate(dataset, indices=shortest, device=device))
+    if wants_gradient_checkpointing(config.environment.gradient_checkpointing, device=device):
+        checkpoint_gradients(model)
     optimizer = make_optimizer(model, hyperparameters=hyperparameters)
     runner = StepRunner(
         model,
