@@ -5,8 +5,8 @@ arithmetic adds a half copy of each matrix, kept until the backward pass. What a
 backward pass was counted tensor by tensor (`tests/trainer/core/test_memory_estimate.py` counts it again):
 per token two norms and their results, what each projection reads, queries and keys before and after their
 norms and as rotated, values, what attention returns, and four values of the gated MLP's width. Fused
-attention writes no matrix of scores. With gradient checkpointing (Chen et al. 2016, "Training Deep Nets with Sublinear
-Memory Cost") a layer keeps its input alone, and one layer at a time is computed again.
+attention writes no matrix of scores. With gradient checkpointing (Chen et al. 2016, "Training Deep Nets with
+Sublinear Memory Cost") a layer keeps its input alone, and one layer at a time is computed again.
 
 Logits cost three float32 values an answer token and vocabulary entry: log-probabilities, the gradient of the
 loss, and that of the logits.

@@ -118,13 +118,12 @@ class TrainerEngine:
     def _find_checkpoint(self, config: JobConfig, *, digest: str) -> Checkpoint | None:
         directory = config.output.checkpoints_dir
         prepare_directory(directory)
-        found, warnings = latest_valid(directory)
+        found, warnings = latest_valid(directory, run_digest=digest)
         for warning in warnings:
             self._warn(warning)
-        if found is None:
-            return None
-        if not config.resume or found.state.run_digest != digest:
-            raise _occupied(config, found=found)
+        standing = found or latest_valid(directory)[0]
+        if standing is not None and (found is None or not config.resume):
+            raise _occupied(config, found=standing)
         return found
 
     def _train(self, run: Run) -> TrainingResult:
