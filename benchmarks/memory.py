@@ -72,7 +72,8 @@ def main() -> None:
         errors.append(found["predicted_bytes"] / found["measured_bytes"] - 1)
         print(
             f"{point.hidden:4} wide, {point.layers} layers, vocabulary {point.vocabulary:6}, "
-            f"{point.rows:2} x {point.length:4}, {point.arithmetic:8} {'checkpointed' if point.checkpoints else '':12}: "
+            f"{point.rows:2} x {point.length:4}, {point.arithmetic:8} "
+            f"{'checkpointed' if point.checkpoints else '':12}: "
             f"predicted {found['predicted_bytes'] / MEGABYTE:6.0f} MB, measured "
             f"{found['measured_bytes'] / MEGABYTE:6.0f} MB, {errors[-1]:+.1%}; before the model "
             f"{found['baseline_bytes'] / MEGABYTE:.0f} MB",

@@ -6,7 +6,7 @@ backward pass was counted tensor by tensor (`tests/trainer/core/test_memory_esti
 per token two norms and their results, what each projection reads, queries and keys before and after their
 norms and as rotated, values, what attention returns, and four values of the gated MLP's width. Fused
 attention writes no matrix of scores. With gradient checkpointing (Chen et al. 2016, "Training Deep Nets with
-Sublinear Memory Cost") a layer keeps its input alone, and one layer at a time is computed again.
+Sublinear Memory Cost") a layer keeps its input alone, and layers are computed again one after another.
 
 Logits cost three float32 values an answer token and vocabulary entry: log-probabilities, the gradient of the
 loss, and that of the logits.
@@ -29,6 +29,8 @@ Arithmetic = Literal["float32", "bfloat16"]
 FULL, HALF = 4, 2  # bytes of a value
 MOMENTS = 2
 LOSS_VALUES = 3
+# A layer is computed again before the one after it let go of everything: two were seen to lie there.
+COMPUTED_AGAIN = 2
 # Interpreter, PyTorch and transformers as a CPU process, measured; on CUDA its context and libraries.
 RUNTIME_BYTES: dict[str, int] = {"cpu": 480_000_000, "cuda": 700_000_000}
 # What an allocator holds beyond what it was asked for. Measured on a CPU by benchmarks/memory.py.
@@ -70,9 +72,9 @@ def training_memory(
     weights = FULL * shape.num_parameters
     half_weights = HALF * _matrix_values(shape) if mode.arithmetic == "bfloat16" else 0
     kept = _kept_layers(shape, num_tokens=num_tokens, mode=mode)
-    again = _layer(shape, mode=mode) * num_tokens if mode.checkpoints_gradients else 0
+    again = COMPUTED_AGAIN * _layer(shape, mode=mode) * num_tokens if mode.checkpoints_gradients else 0
     attention = _attention(shape, mode=mode) * num_tokens
-    attention *= 1 if mode.checkpoints_gradients else shape.num_layers
+    attention *= COMPUTED_AGAIN if mode.checkpoints_gradients else shape.num_layers
     backward = _backward(shape, mode=mode) * num_tokens
     loss = loss_bytes(shape, num_answers=num_tokens if num_answers is None else num_answers)
     head = FULL * shape.hidden_size * shape.vocab_size
