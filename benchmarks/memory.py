@@ -1,8 +1,9 @@
 """What `trainer/estimate.py` predicts beside what the trainer really needs, over a grid of small models.
 
-Each point is a process of its own that trains three steps with the engine, on rows of equal length, and asks
-the kernel for the most memory it ever had resident (VmHWM); that of the same process before the model was
-loaded is taken off from both sides, so that the constant part cannot hide an error.
+Each point is a process of its own that trains three steps with the engine, on rows of equal length, while a
+thread asks the kernel every two milliseconds how much anonymous memory is resident (RssAnon: pages of program
+files come and go with what other programs do). What it had before the model was loaded is taken off, so that
+the constant part cannot hide an error.
 
     python -m benchmarks.memory [--points 4]
 """
@@ -15,6 +16,9 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from trainer.estimate import Arithmetic, TrainingMemory, TrainingMode, training_
 
 MEGABYTE = 1e6
 NUM_STEPS = 3
+LOOK_SECONDS = 0.002
 PROMPT_CHARACTERS = 8
 
 
@@ -99,12 +104,12 @@ def measure(point: Point) -> dict[str, int]:
         # What libraries load or set up at first use is no part of a step.
         _train(_material(Path(name) / "small", point=point.model_copy(update=WARM_UP)))
         job, memory = _material(Path(name) / "real", point=point)
-        baseline = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-        _train((job, memory))
+        baseline = _resident_bytes()
+        with _watched() as seen:
+            _train((job, memory))
         return {
             "predicted_bytes": memory.peak - memory.runtime,
-            "measured_bytes": _status("VmHWM") - baseline,
+            "measured_bytes": max(seen) - baseline,
             "baseline_bytes": baseline,
         }
 
@@ -172,11 +177,29 @@ def _lengths(directory: Path) -> tuple[int, int]:
     return int(dataset.lengths[0]), int(dataset.is_answer.sum()) // dataset.num_sequences
 
 
-def _status(name: str) -> int:
+@contextmanager
+def _watched() -> Iterator[list[int]]:
+    """What was resident at each look, inside this block."""
+    seen, done = [_resident_bytes()], threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK_SECONDS):
+            seen.append(_resident_bytes())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+def _resident_bytes() -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
+        if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"the kernel does not tell {name}")
+    raise RuntimeError("the kernel does not tell anonymous memory")
 
 
 def _options() -> argparse.Namespace:
