@@ -22,10 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
 from registry.model_shapes import read_shape
 from trainer.config.job import JobConfig, check_job
+from trainer.core.batching import BatchPlan
 from trainer.estimate import Arithmetic, TrainingMemory, TrainingMode, training_memory
 
 MEGABYTE = 1e6
@@ -125,10 +127,15 @@ def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemo
     row = {"prompt": "a" * PROMPT_CHARACTERS, "completion": "b" * point.length}
     (directory / "rows.jsonl").write_text((json.dumps(row) + "\n") * point.rows * NUM_STEPS)
     length, num_answers = _lengths(directory)
+    tokens_per_batch = point.rows * length
+    # The trainer rounds lengths up before it fills a batch, so fewer rows may fit.
+    lengths = np.full(point.rows * NUM_STEPS, length)
+    plan = BatchPlan(lengths=lengths, tokens_per_batch=tokens_per_batch, num_epochs=1, seed=0)
+    num_rows = max(len(plan.batch(step)) for step in range(plan.num_steps))
     memory = training_memory(
         read_shape(directory / "model"),
-        num_tokens=point.rows * (length - 1),
-        num_answers=point.rows * num_answers,
+        num_tokens=num_rows * (length - 1),
+        num_answers=num_rows * num_answers,
         mode=TrainingMode(
             device="cpu",
             arithmetic=point.arithmetic,
@@ -141,7 +148,7 @@ def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemo
         "model": {"path": str(directory / "model"), "dtype": point.arithmetic},
         "data": {"path": str(directory / "rows.jsonl")},
         "output": {"checkpoints_dir": str(directory / "checkpoints")},
-        "hyperparameters": {"tokens_per_batch": point.rows * length},
+        "hyperparameters": {"tokens_per_batch": tokens_per_batch},
         "environment": {"device": "cpu", "gradient_checkpointing": checkpointing},
     }
     return check_job(job), memory
