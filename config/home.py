@@ -64,6 +64,11 @@ class Home:
         return self.root / "models" / "releases"
 
     @property
+    def token_cache(self) -> Path:
+        """Tokenised datasets: made again where they are missing."""
+        return self.root / "cache" / "tokens"
+
+    @property
     def status(self) -> Path:
         """Projections for people and `jq`."""
         return self.root / "status"

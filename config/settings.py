@@ -60,6 +60,9 @@ class TrainingSettings(Section):
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict, description="defaults of every job")
     report_every_seconds: float = Field(default=1.0, gt=0, le=10)
     record_rows: bool = Field(default=False, description="trace which rows each step learnt from")
+    max_token_cache_bytes: int = Field(
+        default=20_000_000_000, ge=0, description="tokens kept between runs; 0 keeps none"
+    )
     # Shorter loses jobs to a slow disk; longer leaves a dead host's job lying (design, section 6).
     lease_seconds: float = Field(default=60.0, ge=3)
     heartbeat_seconds: float = Field(default=10.0, gt=0, description="six chances to renew a lease")

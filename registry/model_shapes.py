@@ -21,28 +21,49 @@ class ModelShape(Record):
 
     num_parameters: int = Field(ge=1)
     hidden_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
     num_layers: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    num_key_value_heads: int = Field(ge=1)
+    head_size: int = Field(ge=1)
     vocab_size: int = Field(ge=1)
-    num_key_values: int = Field(ge=1, description="numbers a token adds to the cache in one layer")
+
+    @property
+    def num_key_values(self) -> int:
+        """Numbers that a token adds to the cache in one layer."""
+        return 2 * self.head_size * self.num_key_value_heads
+
+    @property
+    def num_queries(self) -> int:
+        """Numbers of a token's queries in one layer, and of what attention gives back."""
+        return self.head_size * self.num_heads
 
 
 def read_shape(directory: Path) -> ModelShape:
     """Of a model directory; `ManifestError` where its files do not say."""
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        heads = int(config["num_attention_heads"])
-        head_size = int(config.get("head_dim") or config["hidden_size"] // heads)
-        return ModelShape(
-            num_parameters=sum(_num_parameters(path) for path in directory.glob("*.safetensors")),
-            hidden_size=config["hidden_size"],
-            num_layers=config["num_hidden_layers"],
-            vocab_size=config["vocab_size"],
-            num_key_values=2 * head_size * int(config.get("num_key_value_heads") or heads),
-        )
+        num_parameters = sum(_num_parameters(path) for path in directory.glob("*.safetensors"))
+        return _shape(config, num_parameters=num_parameters)
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ManifestError(
             f"{directory} does not say how large its model is: {type(error).__name__}: {error}."
         ) from None
+
+
+def _shape(config: dict[str, Any], *, num_parameters: int) -> ModelShape:
+    hidden_size, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    return ModelShape(
+        num_parameters=num_parameters,
+        hidden_size=hidden_size,
+        # Four times the width where a family's configuration leaves it out.
+        intermediate_size=config.get("intermediate_size") or 4 * hidden_size,
+        num_layers=config["num_hidden_layers"],
+        num_heads=heads,
+        num_key_value_heads=config.get("num_key_value_heads") or heads,
+        head_size=config.get("head_dim") or hidden_size // heads,
+        vocab_size=config["vocab_size"],
+    )
 
 
 def _num_parameters(path: Path) -> int:

@@ -44,8 +44,11 @@ class JobProgress(Record):
     num_steps: int = Field(ge=1)
     epoch: float = Field(ge=0)
     loss: float | None = None
+    smoothed_loss: float | None = None
     learning_rate: float | None = None
     tokens_per_second: float | None = None
+    average_tokens_per_second: float | None = None
+    alerts: tuple[str, ...] = ()
     num_tokens: int = Field(ge=0)
     num_unused_rows: int | None = Field(default=None, ge=0, description="no step has used them yet")
     reported_at: AwareDatetime

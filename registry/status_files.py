@@ -34,8 +34,11 @@ class TrainingStatus(StatusFile):
     total_steps: int | None = None
     epoch: float | None = None
     loss: float | None = None
+    smoothed_loss: float | None = Field(default=None, description="mean of the last 50 steps")
     learning_rate: float | None = None
     tokens_per_second: float | None = None
+    average_tokens_per_second: float | None = Field(default=None, description="since this attempt began")
+    alerts: tuple[str, ...] = ()
     num_unused_rows: int | None = Field(default=None, description="rows that no step has used yet")
     eta_seconds: float | None = None
     reported_at: AwareDatetime | None = None

@@ -52,7 +52,11 @@ class Started(Record):
 
 
 class Progress(Record):
-    """State after a step. `loss` is the mean since the last report, in nats an answer token."""
+    """State after a step. `loss` is the mean since the last report, in nats an answer token.
+
+    `smoothed_loss` is that of the last 50 steps; `average_tokens_per_second` that of this run so far.
+    `alerts` are sentences on what a person should look at.
+    """
 
     type: Literal["progress"] = "progress"
     step: int = Field(ge=0)
@@ -61,7 +65,10 @@ class Progress(Record):
     loss: float
     learning_rate: float = Field(ge=0)
     grad_norm: float = Field(ge=0)
+    smoothed_loss: float | None = None
     tokens_per_second: float | None = Field(default=None, ge=0)
+    average_tokens_per_second: float | None = Field(default=None, ge=0)
+    alerts: tuple[str, ...] = ()
     num_tokens: int = Field(ge=0)
     num_unused_rows: int = Field(ge=0, description="rows that no step has used yet")
     peak_memory_bytes: int = Field(ge=0)

@@ -14,9 +14,9 @@ from registry.messages import EvaluationRequest
 from registry.model_shapes import read_shape
 from registry.records import TrainingJob
 from trainer.config.job import check_hyperparameters
-from trainer.estimate import smallest_training_bytes, training_bytes
+from trainer.estimate import TrainingMode, smallest_training_bytes, training_bytes
 from workers.context import Context
-from workers.devices import open_device
+from workers.devices import CpuDevice, open_device
 from workers.errors import DeviceBusy
 from workers.guard import Need, holding
 
@@ -36,7 +36,7 @@ def to_train(context: Context) -> Iterator[str | None]:
     job, parent_path = found
     with ExitStack() as stack:
         try:
-            need = _training_need(job, parent_path=parent_path)
+            need = _training_need(context, job, parent_path=parent_path)
             _hold(context, stack, device=context.settings.training.device, need=need)
         except DeviceBusy as error:
             _note(context, obstacle=f"{job.id} waits: {error}")
@@ -59,6 +59,13 @@ def to_evaluate(context: Context, request: EvaluationRequest) -> Iterator[str]:
         yield ""
 
 
+def training_mode(device: str) -> TrainingMode:
+    """What the trainer's `auto` settings come to on the device that a name means."""
+    if isinstance(open_device(device), CpuDevice):
+        return TrainingMode(device="cpu", arithmetic="float32", checkpoints_gradients=False)
+    return TrainingMode()
+
+
 def _next_job(context: Context) -> tuple[TrainingJob, Path] | None:
     settings = context.settings
     with context.registry.reading() as tx:
@@ -72,18 +79,19 @@ def _next_job(context: Context) -> tuple[TrainingJob, Path] | None:
     return job, Path(parent.path)
 
 
-def _training_need(job: TrainingJob, *, parent_path: Path) -> Need:
+def _training_need(context: Context, job: TrainingJob, *, parent_path: Path) -> Need:
     try:
         shape = read_shape(parent_path)
     except RegistryError as error:
         log.warning("%s: its memory is not estimated: %s", job.id, error)
         return Need(role="training", subject=job.id, num_bytes=0, least_bytes=0)
     tokens = check_hyperparameters(job.hyperparameters).tokens_per_batch
+    mode = training_mode(context.settings.training.device)
     return Need(
         role="training",
         subject=job.id,
-        num_bytes=training_bytes(shape, tokens_per_batch=tokens),
-        least_bytes=smallest_training_bytes(shape),
+        num_bytes=training_bytes(shape, tokens_per_batch=tokens, mode=mode),
+        least_bytes=smallest_training_bytes(shape, mode=mode),
     )
 
 

@@ -35,7 +35,12 @@ def job_config(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settin
         parent_checkpoint_id=parent.id,
         hyperparameters=check_hyperparameters(job.hyperparameters),
         model=ModelConfig(path=parent.path, max_length=job.max_length or training.max_length),
-        data=DataConfig(path=dataset.path, dataset_id=dataset.id),
+        data=DataConfig(
+            path=dataset.path,
+            dataset_id=dataset.id,
+            token_cache_dir=settings.paths.token_cache,
+            max_token_cache_bytes=training.max_token_cache_bytes,
+        ),
         output=OutputConfig(
             checkpoints_dir=str(settings.paths.checkpoints / job.id),
             num_checkpoints=training.num_checkpoints,

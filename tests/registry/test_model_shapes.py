@@ -10,6 +10,7 @@ from registry.model_shapes import ModelShape, read_shape
 
 QWEN = {
     "hidden_size": 1024,
+    "intermediate_size": 3072,
     "num_hidden_layers": 28,
     "vocab_size": 151936,
     "num_attention_heads": 16,
@@ -27,7 +28,14 @@ def model(directory: Path, **changes: object) -> Path:
 
 def test_a_model_is_measured_by_the_headers_of_all_its_files(tmp_path: Path) -> None:
     assert read_shape(model(tmp_path)) == ModelShape(
-        num_parameters=205, hidden_size=1024, num_layers=28, vocab_size=151936, num_key_values=2048
+        num_parameters=205,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_layers=28,
+        num_heads=16,
+        num_key_value_heads=8,
+        head_size=128,
+        vocab_size=151936,
     )
 
 
@@ -48,3 +56,9 @@ def test_a_model_whose_files_do_not_say_is_refused(tmp_path: Path, damage: str) 
             path.unlink() if damage == "no weights" else path.write_bytes(b"\xff" * 40)
     with pytest.raises(ManifestError, match="does not say how large"):
         read_shape(tmp_path)
+
+
+def test_a_family_that_names_no_width_of_its_layers_has_four_times_the_hidden_one(tmp_path: Path) -> None:
+    shape = read_shape(model(tmp_path, intermediate_size=None))
+    assert shape.intermediate_size == 4 * 1024
+    assert (shape.num_key_values, shape.num_queries) == (2048, 2048)

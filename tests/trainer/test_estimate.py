@@ -1,23 +1,86 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from inference.estimate import running_bytes
 from registry.model_shapes import ModelShape
-from trainer.estimate import smallest_training_bytes, training_bytes
+from trainer.estimate import (
+    TrainingMode,
+    largest_token_budget,
+    logits_bytes,
+    loss_bytes,
+    smallest_training_bytes,
+    training_bytes,
+    training_memory,
+)
 
 GB = 10**9
 QWEN = ModelShape(
-    num_parameters=596_049_920, hidden_size=1024, num_layers=28, vocab_size=151_936, num_key_values=2048
+    num_parameters=596_049_920,
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_layers=28,
+    num_heads=16,
+    num_key_value_heads=8,
+    head_size=128,
+    vocab_size=151_936,
 )
+MODE = TrainingMode()
+MODES = [
+    TrainingMode(arithmetic=arithmetic, checkpoints_gradients=checkpoints)
+    for arithmetic in ("float32", "bfloat16")
+    for checkpoints in (False, True)
+]
 
 
-def test_qwen_of_600_million_fits_a_card_of_24_gigabytes_with_2048_tokens_at_a_time() -> None:
-    assert 16 * GB < training_bytes(QWEN, tokens_per_batch=2048) < 24 * GB
-    assert training_bytes(QWEN, tokens_per_batch=8192) > 24 * GB
+def test_19_rows_of_4096_tokens_have_logits_of_23_6_gigabytes() -> None:
+    num_bytes = logits_bytes(num_tokens=19 * 4096, vocab_size=QWEN.vocab_size, value_bytes=2)
+    assert round(num_bytes / GB, 1) == 23.6
 
 
-def test_the_states_are_a_floor_that_no_batch_goes_below() -> None:
-    floor = smallest_training_bytes(QWEN)
-    assert 10 * GB < floor < 11 * GB
-    assert training_bytes(QWEN, tokens_per_batch=1) > floor
+def test_the_states_of_qwen_are_16_bytes_a_parameter() -> None:
+    memory = training_memory(QWEN, num_tokens=1, mode=MODE)
+    states = memory.weights + memory.gradients + memory.optimizer
+    assert states == 16 * QWEN.num_parameters
+    assert memory.half_weights == 2 * 595_984_384  # every matrix; norms stay whole
+
+
+def test_qwen_of_600_million_fits_a_card_of_24_gigabytes_with_4096_tokens_at_a_time() -> None:
+    assert 16 * GB < training_bytes(QWEN, tokens_per_batch=4096, mode=MODE) < 24 * GB
+    assert training_bytes(QWEN, tokens_per_batch=8192, mode=MODE) > 24 * GB
+    kept = TrainingMode(checkpoints_gradients=False)
+    assert training_bytes(QWEN, tokens_per_batch=4096, mode=kept) > 24 * GB
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_states_are_a_floor_that_no_batch_goes_below(mode: TrainingMode) -> None:
+    floor = smallest_training_bytes(QWEN, mode=mode)
+    assert 10 * GB < floor < 13 * GB
+    assert training_bytes(QWEN, tokens_per_batch=100, mode=mode) >= floor
+    assert training_bytes(QWEN, tokens_per_batch=4096, mode=mode) > floor
+
+
+def test_answers_alone_cost_logits() -> None:
+    every = training_memory(QWEN, num_tokens=4096, mode=MODE)
+    few = training_memory(QWEN, num_tokens=4096, num_answers=64, mode=MODE)
+    assert few.loss == loss_bytes(QWEN, num_answers=64)
+    assert few.peak < every.peak - 6 * GB
+
+
+@pytest.mark.parametrize("mode", MODES)
+@given(capacity_bytes=st.integers(8 * GB, 200 * GB), answer_share=st.floats(0.01, 1))
+def test_the_largest_budget_fits_and_one_token_more_does_not(
+    mode: TrainingMode, capacity_bytes: int, answer_share: float
+) -> None:
+    tokens = largest_token_budget(QWEN, capacity_bytes=capacity_bytes, mode=mode, answer_share=answer_share)
+
+    def peak(num_tokens: int) -> int:
+        num_answers = -int(-answer_share * num_tokens // 1)
+        return training_memory(QWEN, num_tokens=num_tokens, num_answers=num_answers, mode=mode).peak
+
+    assert tokens == 0 or peak(tokens) <= capacity_bytes
+    assert peak(tokens + 1) > capacity_bytes
 
 
 def test_running_a_model_takes_a_fraction_of_training_it() -> None:
-    assert 3 * GB < running_bytes(QWEN) < smallest_training_bytes(QWEN)
+    assert 3 * GB < running_bytes(QWEN) < smallest_training_bytes(QWEN, mode=MODE)

@@ -39,6 +39,10 @@ class DataConfig(Record):
     overlong: Literal["drop", "reject"] = Field(
         default="drop", description="rows over max_length: left out and counted, or the job is refused"
     )
+    token_cache_dir: Path | None = Field(default=None, description="where tokens are kept between runs")
+    max_token_cache_bytes: int = Field(
+        default=20_000_000_000, ge=0, description="of all files there; the least recently used go first"
+    )
 
 
 class OutputConfig(Record):
@@ -54,6 +58,9 @@ class EnvironmentConfig(Record):
 
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads")
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        default="auto", description="less memory for a third more work; auto: on for CUDA, off for a CPU"
+    )
 
 
 class MonitoringConfig(Record):

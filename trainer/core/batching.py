@@ -8,6 +8,7 @@ same. Resuming needs no sampler state: the step number says everything.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,24 +48,27 @@ class BatchPlan:
     def batch(self, step: int) -> Indices:
         """Sequence numbers of the batch of step `step`, counted from 0; the longest first."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        return self._epoch(epoch)[position]
+        order, sequence = self._epoch(epoch)
+        bounds, number = self._bounds(), sequence[position]
+        return order[bounds[number] : bounds[number + 1]]
 
-    @lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
-    def _epoch(self, epoch: int) -> list[Indices]:
+    # Arrays throughout: a Python object a row, or a batch, would cost gigabytes at millions of rows.
+    @lru_cache(maxsize=1)  # noqa: B019 - a plan lives as long as its run
+    def _epoch(self, epoch: int) -> tuple[Indices, Indices]:
+        """Rows, the longest first, and the order in which the batches that they form are taken."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.lengths))
         order = order[np.argsort(-self._rounded()[order], kind="stable")]
-        batches = np.split(order, self._bounds()[1:-1])
-        return [batches[index] for index in random.permutation(len(batches))]
+        return order, random.permutation(len(self._bounds()) - 1)
 
     @lru_cache(maxsize=1)  # noqa: B019
-    def _bounds(self) -> list[int]:
+    def _bounds(self) -> Indices:
         longest_first = -np.sort(-self._rounded())
-        bounds = [0]
+        bounds = array("q", [0])
         while bounds[-1] < len(longest_first):
             num_rows = max(1, self.tokens_per_batch // int(longest_first[bounds[-1]]))
             bounds.append(min(bounds[-1] + num_rows, len(longest_first)))
-        return bounds
+        return np.frombuffer(bounds, dtype=np.int64)
 
     @lru_cache(maxsize=1)  # noqa: B019
     def _rounded(self) -> Indices:

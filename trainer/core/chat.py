@@ -10,10 +10,14 @@ needs `{% generation %}` marks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
+from registry.files import sha256_text
 from registry.rows import ChatMessage, ChatRow
 from trainer.errors import DataError, ModelError
 
@@ -52,6 +56,17 @@ class ChatEncoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self.end_of_turn_id = self._find_end_of_turn()
+
+    @cached_property
+    def identity(self) -> str:
+        """Hex sha256 of all of the tokenizer that decides tokens: its vocabulary, rules and chat template."""
+        tokenizer = self._tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        rules = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+        versions = [version("transformers"), version("tokenizers")]
+        special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
+        parts = [type(tokenizer).__name__, versions, tokenizer.chat_template, special, rules]
+        return sha256_text(json.dumps(parts, sort_keys=True))
 
     def encode(self, rows: Sequence[ChatRow], *, first_number: int = 1) -> Iterator[list[Example]]:
         """The sequences of each row, in order; `DataError` names the row by its number in the file."""

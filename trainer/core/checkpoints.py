@@ -82,7 +82,8 @@ def save_checkpoint(
     """Write `directory/step-…`; `manifest` are the manifest's fields that files do not tell.
 
     A good checkpoint of this step that stands there already stays and is given back: a trainer that was
-    frozen until another took its place must neither remove what that one announced nor touch its half.
+    frozen until another took its place must neither remove what that one announced nor touch its half. One
+    of another run is put aside under another name.
     Raises `DiskFull`; then nothing is left of it.
     """
     final = checkpoint_path(directory, step=state.step)
@@ -99,11 +100,24 @@ def save_checkpoint(
         if standing is not None:
             shutil.rmtree(temporary)
             return standing
-        if final.exists():
-            shutil.rmtree(final)
+        _make_way(final)
         temporary.rename(final)
         sync_directory(directory)
     return Checkpoint(path=final, manifest=sealed, state=state)
+
+
+def _make_way(path: Path) -> None:
+    """Remove what is damaged; what is good, if it is another run's, is not ours to remove."""
+    if not path.exists():
+        return
+    try:
+        found = read_checkpoint(path)
+    except ManifestError:
+        shutil.rmtree(path)
+        return
+    aside = path.with_name(f"{path.name}.of-{found.state.run_digest[:16]}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
 
 
 def _standing(path: Path, *, run_digest: str) -> Checkpoint | None:
@@ -114,14 +128,26 @@ def _standing(path: Path, *, run_digest: str) -> Checkpoint | None:
     return found if found.state.run_digest == run_digest else None
 
 
-def latest_valid(directory: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    """The newest checkpoint that verifies, and a sentence for each newer one that does not."""
+def latest_valid(
+    directory: Path, *, run_digest: str | None = None
+) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """The newest checkpoint that verifies, and a sentence for each newer one that does not.
+
+    With `run_digest` it is the newest of that run; others are passed over like damaged ones.
+    """
     warnings: list[str] = []
     for _, path in sorted(_numbered(directory), reverse=True):
         try:
-            return read_checkpoint(path), tuple(warnings)
+            found = read_checkpoint(path)
         except ManifestError as error:
             warnings.append(f"Checkpoint {path.name} is passed over: {error}")
+            continue
+        if run_digest is None or found.state.run_digest == run_digest:
+            return found, tuple(warnings)
+        warnings.append(
+            f"Checkpoint {path.name} is passed over: it is of another run (job {found.manifest.job_id}), "
+            "with other data, parent or settings."
+        )
     return None, tuple(warnings)
 
 

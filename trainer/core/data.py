@@ -1,22 +1,25 @@
-"""A JSONL file as tokens: three flat arrays, five bytes a token, whatever the number of rows."""
+"""A JSONL file as tokens: flat arrays on disk, five bytes a token, mapped and never held in memory."""
 
 from __future__ import annotations
 
 import hashlib
-from array import array
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from registry.rows import ChatRow, read_rows
 from trainer.core.chat import ChatEncoder, Example
+from trainer.core.token_files import TokenFiles, TokenWriter, map_array
 from trainer.errors import DataError
+
+Overlong = Literal["drop", "reject"]
 
 CHUNK_ROWS = 512
 
@@ -35,6 +38,7 @@ class TokenizedDataset:
     row_numbers: NDArray[np.int64]
     num_rows: int
     num_dropped_rows: int
+    known_digest: str = ""
 
     @property
     def num_sequences(self) -> int:
@@ -49,6 +53,8 @@ class TokenizedDataset:
     @cached_property
     def digest(self) -> str:
         """Hex sha256 of everything that decides what is learnt from this data."""
+        if self.known_digest:
+            return self.known_digest
         digest = hashlib.sha256()
         for values in (self.tokens, self.is_answer, self.starts):
             digest.update(np.ascontiguousarray(values).data)
@@ -56,31 +62,53 @@ class TokenizedDataset:
 
 
 def tokenize_file(
-    path: Path, *, encoder: ChatEncoder, max_length: int, overlong: Literal["drop", "reject"]
+    path: Path, *, encoder: ChatEncoder, max_length: int, overlong: Overlong
 ) -> TokenizedDataset:
-    """Read and encode a JSONL file of chat rows.
+    """Read and encode a JSONL file of chat rows; its tokens lie in files that end with this process.
 
     Raises `DatasetError` for rows that cannot be read, `DataError` for a row longer than `max_length`
     tokens if `overlong` is "reject", and where no row is left.
     """
-    builder = _Builder()
+    with tempfile.TemporaryDirectory(prefix="tandem-tokens-") as name:
+        directory = Path(name)
+        files = tokenize_into(directory, path=path, encoder=encoder, max_length=max_length, overlong=overlong)
+        return open_tokens(directory, files=files)  # what is mapped outlives its name
+
+
+def tokenize_into(
+    directory: Path, *, path: Path, encoder: ChatEncoder, max_length: int, overlong: Overlong
+) -> TokenFiles:
+    """The same into the files of an empty directory; raises what `tokenize_file` does."""
+    writer = TokenWriter(directory)
     for number, examples in _encoded_rows(read_rows(path), encoder=encoder):
         longest = max(len(example.tokens) for example in examples)
         if longest <= max_length:
-            builder.add(examples, number=number)
+            writer.add(examples, number=number)
         elif overlong == "drop":
-            builder.num_dropped_rows += 1
+            writer.num_dropped_rows += 1
         else:
             raise DataError(
                 f"{path.name}: row {number} has {longest} tokens; max_length is {max_length}.",
                 remedy="Shorten it, raise max_length, or set data.overlong to 'drop'.",
             )
-    if not builder.num_rows:
+    if not writer.num_rows:
         raise DataError(
-            f"{path.name}: all {builder.num_dropped_rows} rows are longer than {max_length} tokens.",
+            f"{path.name}: all {writer.num_dropped_rows} rows are longer than {max_length} tokens.",
             remedy="Shorten the rows or raise max_length.",
         )
-    return builder.build()
+    writer.flush()
+    return writer.files()
+
+
+def open_tokens(directory: Path, *, files: TokenFiles) -> TokenizedDataset:
+    """Map what `tokenize_into` wrote; nothing is read before it is used."""
+    arrays: dict[str, Any] = {name: map_array(directory, name=name) for name in files.arrays}
+    return TokenizedDataset(
+        num_rows=files.num_rows,
+        num_dropped_rows=files.num_dropped_rows,
+        known_digest=files.digest,
+        **arrays,
+    )
 
 
 def _encoded_rows(rows: Iterable[ChatRow], *, encoder: ChatEncoder) -> Iterator[tuple[int, list[Example]]]:
@@ -89,31 +117,3 @@ def _encoded_rows(rows: Iterable[ChatRow], *, encoder: ChatEncoder) -> Iterator[
         for examples in encoder.encode(chunk, first_number=number + 1):
             number += 1
             yield number, examples
-
-
-class _Builder:
-    def __init__(self) -> None:
-        self.num_rows = 0
-        self.num_dropped_rows = 0
-        self._tokens = array("I")
-        self._is_answer = array("B")
-        self._starts = array("q", [0])
-        self._row_numbers = array("q")
-
-    def add(self, examples: Iterable[Example], *, number: int) -> None:
-        self.num_rows += 1
-        for example in examples:
-            self._tokens.extend(example.tokens)
-            self._is_answer.extend(example.is_answer)
-            self._starts.append(len(self._tokens))
-            self._row_numbers.append(number)
-
-    def build(self) -> TokenizedDataset:
-        return TokenizedDataset(
-            tokens=np.frombuffer(self._tokens, dtype=np.uint32),
-            is_answer=np.frombuffer(self._is_answer, dtype=np.bool_),
-            starts=np.frombuffer(self._starts, dtype=np.int64),
-            row_numbers=np.frombuffer(self._row_numbers, dtype=np.int64),
-            num_rows=self.num_rows,
-            num_dropped_rows=self.num_dropped_rows,
-        )

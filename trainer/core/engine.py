@@ -20,12 +20,24 @@ from trainer.core.checkpoints import Checkpoint, latest_valid, prepare_directory
 from trainer.core.data import TokenizedDataset, tokenize_file
 from trainer.core.loss import collate
 from trainer.core.memory import named_out_of_memory
-from trainer.core.models import check_projection, identify_model, load_model, load_tokenizer
+from trainer.core.models import (
+    check_projection,
+    checkpoint_gradients,
+    identify_model,
+    load_model,
+    load_tokenizer,
+)
 from trainer.core.optimizer import make_optimizer
 from trainer.core.report import Reporter
 from trainer.core.run import Run, run_digest
-from trainer.core.runtime import choose_device, choose_dtype, reproducible
+from trainer.core.runtime import (
+    choose_device,
+    choose_dtype,
+    reproducible,
+    wants_gradient_checkpointing,
+)
 from trainer.core.step import StepRunner
+from trainer.core.token_cache import TokenCache
 from trainer.core.trace import RowTrace
 from trainer.errors import ConfigError, DataError
 from trainer.messages import (
@@ -80,7 +92,7 @@ class TrainerEngine:
         return result
 
     def _prepare(self, config: JobConfig, *, device: torch.device) -> Run:
-        inputs = _read_inputs(config, device=device)
+        inputs = _read_inputs(config, device=device, warn=self._warn)
         found = self._find_checkpoint(config, digest=inputs.digest)
         source = config.model.path if found is None else found.path
         model = load_model(source, device=device, tokenizer=inputs.tokenizer)
@@ -106,13 +118,12 @@ class TrainerEngine:
     def _find_checkpoint(self, config: JobConfig, *, digest: str) -> Checkpoint | None:
         directory = config.output.checkpoints_dir
         prepare_directory(directory)
-        found, warnings = latest_valid(directory)
+        found, warnings = latest_valid(directory, run_digest=digest)
         for warning in warnings:
             self._warn(warning)
-        if found is None:
-            return None
-        if not config.resume or found.state.run_digest != digest:
-            raise _occupied(config, found=found)
+        standing = found or latest_valid(directory)[0]
+        if standing is not None and (found is None or not config.resume):
+            raise _occupied(config, found=standing)
         return found
 
     def _train(self, run: Run) -> TrainingResult:
@@ -161,25 +172,29 @@ class _Inputs:
     digest: str
 
 
-def _read_inputs(config: JobConfig, *, device: torch.device) -> _Inputs:
+def _read_inputs(config: JobConfig, *, device: torch.device, warn: Callable[[str], None]) -> _Inputs:
     parent_sha256 = identify_model(config.model.path)
     tokenizer = load_tokenizer(config.model.path)
-    dataset = _read_dataset(config, tokenizer=tokenizer)
+    dataset = _read_dataset(config, tokenizer=tokenizer, warn=warn)
     dtype = choose_dtype(config.model.dtype, device=device)
     digest = run_digest(config, data_digest=dataset.digest, parent_sha256=parent_sha256, dtype=dtype)
     return _Inputs(tokenizer=tokenizer, dataset=dataset, dtype=dtype, digest=digest)
 
 
-def _read_dataset(config: JobConfig, *, tokenizer: Any) -> TokenizedDataset:
+def _read_dataset(config: JobConfig, *, tokenizer: Any, warn: Callable[[str], None]) -> TokenizedDataset:
+    settings, encoder = config.data, ChatEncoder(tokenizer)
+    tokenize: Any = tokenize_file
+    if settings.token_cache_dir is not None and settings.max_token_cache_bytes:
+        tokenize = TokenCache(
+            settings.token_cache_dir, max_bytes=settings.max_token_cache_bytes, warn=warn
+        ).open
     try:
-        return tokenize_file(
-            config.data.path,
-            encoder=ChatEncoder(tokenizer),
-            max_length=config.model.max_length,
-            overlong=config.data.overlong,
+        dataset: TokenizedDataset = tokenize(
+            settings.path, encoder=encoder, max_length=config.model.max_length, overlong=settings.overlong
         )
     except DatasetError as error:
         raise DataError(error.message, remedy=error.remedy) from error
+    return dataset
 
 
 def _make_run(
@@ -188,6 +203,8 @@ def _make_run(
     hyperparameters, dataset = config.hyperparameters, inputs.dataset
     shortest = np.array([dataset.lengths.argmin()])
     check_projection(model, batch=collate(dataset, indices=shortest, device=device))
+    if wants_gradient_checkpointing(config.environment.gradient_checkpointing, device=device):
+        checkpoint_gradients(model)
     optimizer = make_optimizer(model, hyperparameters=hyperparameters)
     runner = StepRunner(
         model,

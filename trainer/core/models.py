@@ -110,6 +110,16 @@ def check_projection(model: Any, *, batch: Batch) -> None:
         )
 
 
+def checkpoint_gradients(model: Any) -> None:
+    """From here on a layer keeps its input alone and is computed again when it goes backward.
+
+    The gradients are the same, to the bit on a CPU.
+    """
+    options = {"use_reentrant": False}
+    enable = getattr(model, "activation_checkpointing_enable", None)  # the newer name of the same
+    (enable or model.gradient_checkpointing_enable)(options)
+
+
 def has_finite_weights(model: Any) -> bool:
     """True where no parameter holds NaN or infinity."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())

@@ -39,6 +39,11 @@ def choose_dtype(name: DtypeName, *, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
+def wants_gradient_checkpointing(name: Literal["auto", "on", "off"], *, device: torch.device) -> bool:
+    """True where a layer's activations are computed twice instead of kept."""
+    return name == "on" or (name == "auto" and device.type == "cuda")
+
+
 @contextmanager
 def reproducible(*, device: torch.device, num_threads: int, seed: int) -> Iterator[None]:
     """Inside this block torch has these threads and seed, and on a CPU deterministic algorithms alone."""

@@ -46,6 +46,7 @@ PUBLIC = {
     ],
     "suite build": ["--json", "--name", "path"],
     "suite show": ["--json"],
+    "train": ["--card", "--json", "--model", "--plan", "dataset"],
     "undrain": ["--json", "host"],
     "up": ["--detach"],
 }

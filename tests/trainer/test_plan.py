@@ -1,0 +1,73 @@
+import pytest
+
+from registry.model_shapes import ModelShape
+from trainer.errors import ConfigError
+from trainer.estimate import TrainingMode
+from trainer.plan import DatasetShape, parse_bytes, training_plan
+
+GB = 10**9
+SHAPE = ModelShape(
+    num_parameters=596_049_920,
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_layers=28,
+    num_heads=16,
+    num_key_value_heads=8,
+    head_size=128,
+    vocab_size=151_936,
+)
+DATA = DatasetShape(
+    num_rows=10,
+    num_dropped_rows=0,
+    num_tokens=9000,
+    num_answers=900,
+    num_steps=3,
+    longest_row=7,
+    longest_row_tokens=4000,
+    largest_batch_tokens=4000,
+    answer_share=0.1,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"), [("24GB", 24 * GB), ("24 GiB", 24 << 30), ("0.5gb", GB // 2), ("1000", 1000)]
+)
+def test_an_amount_of_memory_is_read_with_its_unit(text: str, num_bytes: int) -> None:
+    assert parse_bytes(text) == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "much", "24 apples", "-3GB"])
+def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no amount of memory"):
+        parse_bytes(text)
+
+
+def test_rows_with_few_answers_leave_room_for_more_tokens() -> None:
+    common = {"capacity_bytes": 24 * GB, "reserve_bytes": GB // 2, "tokens_per_batch": 8192}
+    blind = training_plan(SHAPE, mode=TrainingMode(), **common)
+    known = training_plan(SHAPE, mode=TrainingMode(), dataset=DATA, **common)
+    assert not blind.fits
+    assert known.fits
+    assert 2048 < blind.largest_tokens < 8192 < known.largest_tokens
+    assert known.note == ""
+
+
+def test_a_row_that_no_split_makes_fit_is_named() -> None:
+    plan = training_plan(
+        SHAPE,
+        capacity_bytes=14 * GB,
+        reserve_bytes=0,
+        tokens_per_batch=8192,
+        mode=TrainingMode(),
+        dataset=DATA.changed(answer_share=1.0),
+    )
+    assert not plan.fits
+    assert "Row 7 has 4000 tokens" in plan.note
+
+
+def test_a_card_that_does_not_hold_the_states_says_so() -> None:
+    plan = training_plan(
+        SHAPE, capacity_bytes=8 * GB, reserve_bytes=0, tokens_per_batch=1, mode=TrainingMode()
+    )
+    assert (plan.largest_tokens, plan.fits) == (0, False)
+    assert "alone do not fit" in plan.note
