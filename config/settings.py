@@ -30,6 +30,7 @@ from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
 from registry.states import Priority
+from trainer.config.job import LockedConfig, Overlong
 
 PREFIX = "TANDEM_"
 CONFIG_FILE = "tandem.toml"
@@ -55,8 +56,13 @@ class TrainingSettings(Section):
     queues: tuple[Priority, ...] = tuple(Priority)
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1, description="CPU threads of the trainer")
-    max_length: int = Field(default=4096, ge=16, description="tokens; longer rows are dropped and counted")
+    max_length: int = Field(default=4096, ge=16, description="tokens of a row, chat template included")
     num_checkpoints: int = Field(default=2, ge=1, description="a job, the last one included")
+    profile: str = Field(
+        default="plain_sft", min_length=1, max_length=80, description="of jobs that name none"
+    )
+    overlong: Overlong = Field(default="drop", description="rows over max_length: drop, truncate or reject")
+    locked: LockedConfig = LockedConfig()
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict, description="defaults of every job")
     report_every_seconds: float = Field(default=1.0, gt=0, le=10)
     record_rows: bool = Field(default=False, description="trace which rows each step learnt from")

@@ -108,7 +108,9 @@ def _from_sharegpt(value: Mapping[str, Any], source: str) -> Any:
             f"{source}: 'tools' are not trained on; without them the row would say something else.",
             remedy="Remove the rows that use tools.",
         )
-    said = [_sharegpt_turn(turn, place=f"{source}: conversations[{index}]") for index, turn in enumerate(turns)]
+    said = [
+        _sharegpt_turn(turn, place=f"{source}: conversations[{index}]") for index, turn in enumerate(turns)
+    ]
     return [*_system(value), *said]
 
 
@@ -118,7 +120,8 @@ def _sharegpt_turn(turn: Any, *, place: str) -> Turn:
     speaker = turn["from"]
     if not isinstance(speaker, str) or speaker not in SPEAKERS:
         raise DatasetError(
-            f"{place}.from: {str(speaker)[:60]!r} is no known speaker.", remedy=f"Known are {', '.join(SPEAKERS)}."
+            f"{place}.from: {str(speaker)[:60]!r} is no known speaker.",
+            remedy=f"Known are {', '.join(SPEAKERS)}.",
         )
     return _turn(SPEAKERS[speaker], turn["value"])
 
@@ -127,7 +130,9 @@ def _history(pairs: Any, source: str) -> list[Turn]:
     is_pairs = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
     if not is_pairs:
         raise DatasetError(f"{source}: history: it is a list of [instruction, output] pairs.")
-    return [_turn(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return [
+        _turn(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
 
 
 def _system(value: Mapping[str, Any]) -> list[Turn]:

@@ -41,6 +41,12 @@ def submit(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Hyperparameter, as name=value; may be repeated.")
     ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="plain_sft, emoji_think, regime3, or one of your own.")
+    ] = None,
+    overlong: Annotated[
+        str | None, typer.Option(help="Rows over max_length: drop, truncate or reject.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Train again although the same job exists.")] = False,
     at: Annotated[
         str | None, typer.Option("--at", help="Not before: 2027-01-31T03:00 (local time), or +90m, +2h, +1d.")
@@ -58,6 +64,8 @@ def submit(
         name=name,
         parent=parent,
         hyperparameters=_parse_settings(set_ or []),
+        profile=profile,
+        overlong=overlong,
         force=force,
         not_before=None if at is None else parse_time(at, now=datetime.now(UTC)),
         after=after or (),

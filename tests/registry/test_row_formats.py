@@ -28,7 +28,9 @@ def turns(system: str | None, pairs: list[tuple[str, str]]) -> list[tuple[str, s
 
 
 @given(conversations)
-def test_all_forms_of_a_conversation_are_one_row(conversation: tuple[str | None, list[tuple[str, str]]]) -> None:
+def test_all_forms_of_a_conversation_are_one_row(
+    conversation: tuple[str | None, list[tuple[str, str]]],
+) -> None:
     system, pairs = conversation
     expected = turns(system, pairs)
     speakers = {"user": "human", "assistant": "gpt", "system": "system"}
@@ -68,7 +70,10 @@ def test_a_row_that_is_whole_in_two_forms_is_refused(first: RowFormat, second: R
         ({"instruction": "a", "output": "b", "history": ["x"]}, "history: it is a list of"),
         ({"conversations": "hi"}, "conversations: it is a list of turns"),
         ({"conversations": [{"from": "human"}]}, "conversations[0]: a turn has 'from' and 'value'"),
-        ({"conversations": [{"from": "robot", "value": "x"}]}, "'robot' is no known speaker. Known are system"),
+        (
+            {"conversations": [{"from": "robot", "value": "x"}]},
+            "'robot' is no known speaker. Known are system",
+        ),
         ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "is no known speaker"),
         ({"conversations": [{"from": "human", "value": "x"}], "tools": "[{}]"}, "'tools' are not trained on"),
         ({"prompt": [], "completion": "x"}, "one is a list and the other is not"),

@@ -20,6 +20,8 @@ from trainer.errors import ConfigError
 
 M = TypeVar("M", bound=Record)
 
+Overlong = Literal["drop", "truncate", "reject"]
+
 
 class ModelConfig(Record):
     """Where the run starts from. `dtype` is what the arithmetic uses; weights are kept in float32."""
@@ -31,13 +33,36 @@ class ModelConfig(Record):
     )
 
 
+class ProfileConfig(Record):
+    """How rows are rewritten before they are learnt; inference does the same with what it asks."""
+
+    name: str = Field(
+        default="plain_sft",
+        min_length=1,
+        max_length=80,
+        description="plain_sft, emoji_think, regime3, or one that an installed package brings",
+    )
+
+
+class LockedConfig(Record):
+    """What must not change by accident: the run is refused where the model is another. Unset is unchecked."""
+
+    base_model: str | None = Field(default=None, description="directory of the model that all descends from")
+    model_name: str | None = Field(default=None, description="such as Qwen3-0.6B: must be that of model.path")
+    model_architecture: str | None = Field(default=None, description="such as Qwen3ForCausalLM")
+    max_length: int | None = Field(default=None, ge=2, description="tokens; must be model.max_length")
+    vocab_size: int | None = Field(default=None, ge=1, description="rows of the model's embedding")
+
+
 class DataConfig(Record):
     """What is learnt."""
 
     path: Path
     dataset_id: str | None = None
-    overlong: Literal["drop", "reject"] = Field(
-        default="drop", description="rows over max_length: left out and counted, or the job is refused"
+    overlong: Overlong = Field(
+        default="drop",
+        description="rows over max_length: left out, cut off behind max_length tokens (both counted), or the "
+        "job is refused",
     )
     token_cache_dir: Path | None = Field(default=None, description="where tokens are kept between runs")
     max_token_cache_bytes: int = Field(
@@ -76,6 +101,8 @@ class JobConfig(Record):
     job_id: str | None = None
     parent_checkpoint_id: str | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
+    profile: ProfileConfig = ProfileConfig()
+    locked: LockedConfig = LockedConfig()
     model: ModelConfig
     data: DataConfig
     output: OutputConfig
