@@ -31,6 +31,7 @@ from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
 from registry.states import Priority
 from trainer.config.job import LockedConfig, Overlong
+from trainer.config.legacy import NEW_PLACES
 
 PREFIX = "TANDEM_"
 CONFIG_FILE = "tandem.toml"
@@ -304,6 +305,10 @@ def _explain(error: ValidationError) -> str:
     name = PREFIX + "__".join(parts).upper()
     path = ".".join(parts)
     if problem["type"] == "extra_forbidden":
+        if len(parts) == 1 and parts[0] in NEW_PLACES:
+            return f"{path} does not stand at the top level: in a job it is {NEW_PLACES[path]}, and " + (
+                f"`tandem config set {NEW_PLACES[path]} VALUE` writes it to its place in {CONFIG_FILE}."
+            )
         close = difflib.get_close_matches(path, [leaf.replace("__", ".") for leaf in _leaves(Settings)], n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"There is no setting {path}.{hint}"

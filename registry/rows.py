@@ -62,7 +62,7 @@ def read_rows(path: Path) -> Iterator[ChatRow]:
     where the file is missing, empty or not UTF-8.
     """
     num_rows = 0
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if line.strip():
             num_rows += 1
             yield parse_row(line, source=f"{path.name}, line {number}")
@@ -83,7 +83,8 @@ def parse_row(line: str, *, source: str) -> ChatRow:
     return row
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text file with their numbers; `DatasetError` where it is missing, not UTF-8 or too wide."""
     try:
         stream = path.open("rb")
     except OSError as error:

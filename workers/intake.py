@@ -99,16 +99,16 @@ def refuse_overlap(dataset: Dataset, *, suite: Suite) -> None:
             )
 
 
-def refuse_unfit(dataset: Dataset, *, profile: Profile) -> None:
+def refuse_unfit(rows: Iterable[ChatRow], *, name: str, profile: Profile) -> None:
     """`DatasetError` at the first row that the profile has no form for, with its reason."""
     if profile.name == PLAIN.name:
         return
-    for number, row in enumerate(read_rows(Path(dataset.path)), start=1):
+    for number, row in enumerate(rows, start=1):
         try:
             wrap_row(profile, row)
         except ProfileError as error:
             raise DatasetError(
-                f"{dataset.name}, row {number} is not for profile {profile.name}: {error.message}",
+                f"{name}, row {number} is not for profile {profile.name}: {error.message}",
                 remedy=f"`tandem data convert --profile {profile.name} --drop-bad` leaves them out.",
             ) from None
 

@@ -12,6 +12,7 @@ from registry.files import sha256_text
 from registry.ids import new_id
 from registry.messages import SubmittedJob, TrainingSubmission
 from registry.records import Dataset, TrainingJob
+from registry.rows import read_rows
 from registry.states import JobState
 from registry.store import Registry, Transaction
 from trainer.config.job import check_hyperparameters
@@ -28,7 +29,7 @@ def submit(request: TrainingSubmission, *, settings: Settings, registry: Registr
     profile = profile_named(how.profile)
     path = intake.locate(request.dataset, settings=settings)
     dataset = intake.take_dataset(path, settings=settings, now=registry.clock())
-    intake.refuse_unfit(dataset, profile=profile)
+    intake.refuse_unfit(read_rows(Path(dataset.path)), name=path.name, profile=profile)
     with registry.reading() as tx:
         lineage.parent_for(tx, wish=request.parent)
         suite = lineage.active_suite(tx)
