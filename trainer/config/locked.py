@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from registry.manifests import MANIFEST_NAME
 from trainer.config.job import JobConfig, LockedConfig
 from trainer.errors import ConfigError
 
@@ -19,6 +20,9 @@ def check_locked(config: JobConfig) -> None:
         raise _refused(
             "max_length", locked=locked.max_length, found=model.max_length, where="model.max_length"
         )
+    # What tandem trained or took in lies under a name of tandem's; there the name was checked when it was set.
+    if locked.model_name is not None and not (model.path / MANIFEST_NAME).is_file():
+        check_model_name(locked.model_name, path=model.path)
     if locked.model_architecture is None and locked.vocab_size is None:
         return
     facts = model_facts(model.path)
