@@ -18,7 +18,7 @@ from registry.profiles.base import Penalties
 TAIL_TOKENS = 64
 
 
-class ProfilePenalties(LogitsProcessor):  # type: ignore[misc]
+class ProfilePenalties(LogitsProcessor):
     """Adds a profile's penalties to one sequence's logits.
 
     Called with the token ids generated so far (1, n) and logits (1, vocabulary), once for each token in turn.

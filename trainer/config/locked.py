@@ -20,7 +20,7 @@ def check_locked(config: JobConfig) -> None:
         raise _refused(
             "max_length", locked=locked.max_length, found=model.max_length, where="model.max_length"
         )
-    # What tandem trained or took in lies under a name of tandem's; there the name was checked when it was set.
+    # What tandem trained or took in lies under a name of its own; the name was checked when it was set.
     if locked.model_name is not None and not (model.path / MANIFEST_NAME).is_file():
         check_model_name(locked.model_name, path=model.path)
     if locked.model_architecture is None and locked.vocab_size is None:
