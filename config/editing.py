@@ -34,10 +34,15 @@ def set_setting(key: str, value: str, *, is_unlocked: bool = False) -> tuple[str
             f"{setting} is locked: with another value new jobs train another model than before.",
             remedy="If that is meant, pass --unlock.",
         )
+    parts = setting.split(".")
+    if parts[0] not in Settings.model_fields:
+        raise SettingsError(
+            f"There is no setting {key!r}.", remedy="`tandem config show` lists every setting."
+        )
     document = _read()
-    _put(document, setting.split("."), value=_parsed(value))
+    _put(document, parts, value=_parsed(value))
     _check(document)
-    write_atomically(Path(CONFIG_FILE), content=tomlkit.dumps(document).encode())
+    _write(document)
     return setting, _hidden(setting)
 
 
@@ -53,7 +58,7 @@ def _parsed(text: str) -> Any:
     """Numbers, true and lists are what they look like; whatever else is the text itself."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if value is None:
         raise SettingsError(
@@ -70,7 +75,17 @@ def _put(document: tomlkit.TOMLDocument, parts: list[str], *, value: Any) -> Non
         table = table[part]
         if not isinstance(table, dict):
             raise SettingsError(f"{'.'.join(parts)}: {part} is a value, not a section, in {CONFIG_FILE}.")
-    table[parts[-1]] = value
+    try:
+        table[parts[-1]] = value
+    except (TOMLKitError, TypeError, ValueError) as error:
+        raise SettingsError(f"{'.'.join(parts)} cannot be written to {CONFIG_FILE}: {error}.") from None
+
+
+def _write(document: tomlkit.TOMLDocument) -> None:
+    try:
+        write_atomically(Path(CONFIG_FILE), content=tomlkit.dumps(document).encode())
+    except (OSError, UnicodeEncodeError) as error:
+        raise SettingsError(f"{CONFIG_FILE} cannot be written: {error}.") from None
 
 
 def _check(document: tomlkit.TOMLDocument) -> None:

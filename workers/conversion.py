@@ -26,8 +26,7 @@ class ConversionReport(Record):
 
 def convert(path: Path, *, target: Path, profile: Profile | None, drops_bad: bool) -> ConversionReport:
     """Convert a file; `DatasetError` at the first unusable row unless `drops_bad`, or if `target` exists."""
-    if target.exists():
-        raise DatasetError(f"{target} exists already.", remedy="Name another file, or remove it.")
+    _refuse_existing(target)
     lines, problems, kinds = [], [], Counter[str]()
     for source, text in _entries(path):
         try:
@@ -43,13 +42,25 @@ def convert(path: Path, *, target: Path, profile: Profile | None, drops_bad: boo
         raise DatasetError(
             f"{path}: no row is left{f': {problems[0]}' if problems else ', the file has none'}."
         )
-    write_atomically(target, content="".join(lines).encode())
+    try:
+        write_atomically(target, content="".join(lines).encode())
+    except OSError as error:
+        raise DatasetError(f"{target} cannot be written: {error.strerror}.") from None
     return ConversionReport(
         num_rows=len(lines),
         num_left_out=len(problems),
         num_by_format={str(form): count for form, count in kinds.items()},
         problems=tuple(problems),
     )
+
+
+def _refuse_existing(target: Path) -> None:
+    try:
+        is_there = target.exists()
+    except (OSError, ValueError) as error:  # a name that is too long
+        raise DatasetError(f"{str(target)[:80]!r} cannot be a file: {error}.") from None
+    if is_there:
+        raise DatasetError(f"{target} exists already.", remedy="Name another file, or remove it.")
 
 
 def _fitting(row: ChatRow, *, source: str, profile: Profile | None) -> ChatRow:

@@ -7,7 +7,7 @@ submission in milliseconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -121,14 +121,36 @@ def check_job(value: Mapping[str, Any]) -> JobConfig:
     return _check(JobConfig, value=dict(value), prefix="")
 
 
-def read_job(path: Path) -> JobConfig:
-    """A job from its JSON file; `ConfigError` where it cannot be read or used."""
+def read_job(path: Path, *, overrides: Sequence[str] = ()) -> JobConfig:
+    """A job from its JSON file, `section.key=value` over it; `ConfigError` where it cannot be used."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"{path} cannot be read: {reason}.", field="", remedy="Check the path.") from None
-    return check_job(_parse_object(text, path=path))
+    value = _parse_object(text, path=path)
+    for override in overrides:
+        _put(value, override=override)
+    return check_job(value)
+
+
+def _put(job: dict[str, Any], *, override: str) -> None:
+    """Values are JSON where they can be read as it, else the text itself."""
+    key, separator, text = override.partition("=")
+    *sections, name = key.split(".")
+    if not separator or not name or len(sections) > 1:
+        raise ConfigError(
+            f"--set {override!r} is not section.key=value.",
+            field=key,
+            remedy="For example --set hyperparameters.learning_rate=1e-4.",
+        )
+    part = job.setdefault(sections[0], {}) if sections else job
+    if not isinstance(part, dict):
+        raise ConfigError(f"--set {override!r}: {sections[0]} is no section.", field=key)
+    try:
+        part[name] = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        part[name] = text
 
 
 def _check(model: type[M], *, value: dict[str, Any], prefix: str) -> M:

@@ -88,6 +88,10 @@ def test_model_name_and_base_model_must_agree(tandem, tmp_path: Path) -> None:  
         ("profile.name", "emoji", "no profile 'emoji'"),
         ("training.profile", "null", "null is no value"),
         ("home.x", "1", "home"),
+        ("_env_file", "x", "There is no setting '_env_file'"),
+        ("", "x", "There is no setting ''"),
+        ("allowed_roots", "[null]", "cannot be written"),
+        ("deployment.probe_prompt", "\udc80", ""),
     ],
 )
 def test_a_wrong_key_or_value_is_named_and_nothing_is_written(  # type: ignore[no-untyped-def]
