@@ -8,6 +8,7 @@ import pytest
 
 from registry.manifests import read_manifest, write_manifest
 from registry.profiles.catalogue import OWN, find_profile
+from registry.profiles.emoji_think import STOPPING, THINKING
 from registry.rows import ChatMessage, ChatRow
 
 pytestmark = pytest.mark.model
@@ -67,6 +68,7 @@ def test_a_profile_asks_in_the_way_that_was_learnt(model_directory: Path, name: 
 
     profile = find_profile(name)
     loaded = replace(load_model(model_directory, device="cpu", num_threads=1), profile=profile)
+    loaded.tokenizer.add_tokens([*THINKING, *STOPPING])  # which a tokenizer of bytes has by itself
     contents = ("( ADD 1 2 )", "3", "(mul 03 4)", "12")
     roles: tuple[Any, ...] = ("user", "assistant") * 2
     row = ChatRow(

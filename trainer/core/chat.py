@@ -158,6 +158,13 @@ class ChatEncoder:
 
     def _num_learnt(self, ids: list[int], *, number: int) -> int:
         """Up to and including the end-of-turn token; a line break after it is the template's."""
+        unknown = getattr(self._tokenizer, "unk_token_id", None)
+        if self._profile.name != PLAIN.name and unknown is not None and unknown in ids:
+            raise ModelError(
+                f"Row {number}: the model's tokenizer has no token for a part of what profile "
+                f"{self._profile.name} writes, so the model could never say it.",
+                remedy="Use a tokenizer that falls back to bytes, such as Qwen3's, or another profile.",
+            )
         if ids.count(self.end_of_turn_id) == 1:
             return ids.index(self.end_of_turn_id) + 1
         name = self._tokenizer.convert_ids_to_tokens(self.end_of_turn_id)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from registry.profiles.catalogue import find_profile
 from registry.rows import ChatMessage, ChatRow
 from trainer.core.chat import ChatEncoder, Example
 from trainer.errors import DataError, ModelError
@@ -166,6 +167,12 @@ def test_a_template_that_never_ends_a_turn_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
     with pytest.raises(ModelError, match="could not learn to stop"):
         ChatEncoder(tokenizer)
+
+
+def test_a_profile_that_the_tokenizer_cannot_write_is_refused(tokenizer: Any) -> None:
+    encoder = ChatEncoder(tokenizer, profile=find_profile("emoji_think"))
+    with pytest.raises(ModelError, match="no token for a part of what profile emoji_think writes"):
+        list(encoder.encode([row("ab", "ba")]))
 
 
 def test_a_tokenizer_without_a_template_is_refused(tokenizer: Any) -> None:
