@@ -30,6 +30,8 @@ from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
 from registry.states import Priority
+from trainer.config.job import LockedConfig, Overlong
+from trainer.config.legacy import NEW_PLACES
 
 PREFIX = "TANDEM_"
 CONFIG_FILE = "tandem.toml"
@@ -55,8 +57,13 @@ class TrainingSettings(Section):
     queues: tuple[Priority, ...] = tuple(Priority)
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1, description="CPU threads of the trainer")
-    max_length: int = Field(default=4096, ge=16, description="tokens; longer rows are dropped and counted")
+    max_length: int = Field(default=4096, ge=16, description="tokens of a row, chat template included")
     num_checkpoints: int = Field(default=2, ge=1, description="a job, the last one included")
+    profile: str = Field(
+        default="plain_sft", min_length=1, max_length=80, description="of jobs that name none"
+    )
+    overlong: Overlong = Field(default="drop", description="rows over max_length: drop, truncate or reject")
+    locked: LockedConfig = LockedConfig()
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict, description="defaults of every job")
     report_every_seconds: float = Field(default=1.0, gt=0, le=10)
     record_rows: bool = Field(default=False, description="trace which rows each step learnt from")
@@ -298,6 +305,10 @@ def _explain(error: ValidationError) -> str:
     name = PREFIX + "__".join(parts).upper()
     path = ".".join(parts)
     if problem["type"] == "extra_forbidden":
+        if len(parts) == 1 and parts[0] in NEW_PLACES:
+            return f"{path} does not stand at the top level: in a job it is {NEW_PLACES[path]}, and " + (
+                f"`tandem config set {NEW_PLACES[path]} VALUE` writes it to its place in {CONFIG_FILE}."
+            )
         close = difflib.get_close_matches(path, [leaf.replace("__", ".") for leaf in _leaves(Settings)], n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"There is no setting {path}.{hint}"

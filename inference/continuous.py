@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from inference.batches import pad_left
 from inference.errors import OutOfMemory
 from inference.model import LoadedModel
+from inference.penalties import ProfilePenalties, penalised, penalties_for, told
 from inference.sampling import choose_tokens, is_drawn, row_generator, tempered_logprobs
 from registry.records import GenerationSettings
 
@@ -64,6 +65,7 @@ class RunningBatch:
         self._loaded = loaded
         self._rows: list[Admission] = []
         self._generators: list[torch.Generator] = []
+        self._penalties: list[ProfilePenalties | None] = []
         self._cache = DynamicCache()
         self._input_ids = self._mask = self._positions = torch.empty(0, 0, dtype=torch.long)
 
@@ -101,6 +103,7 @@ class RunningBatch:
             return
         self._rows = [self._rows[place] for place in places]
         self._generators = [self._generators[place] for place in places]
+        self._penalties = [self._penalties[place] for place in places]
         if not places:
             self._cache = DynamicCache()
             self._mask = self._mask[:0]
@@ -116,6 +119,7 @@ class RunningBatch:
         prompts = [row.prompt for row in rows]
         self._rows = list(rows)
         self._generators = [row_generator(row.settings.seed, prompt=row.prompt) for row in rows]
+        self._penalties = [penalties_for(self._loaded, prompt) for prompt in prompts]
         self._input_ids, self._mask, self._positions = pad_left(self._loaded, prompts)
 
     def _next(self) -> list[NextToken]:
@@ -131,7 +135,8 @@ class RunningBatch:
             .logits[:, -1]
             .float()
         )
-        tokens = self._choose(logits)
+        tokens = self._choose(penalised(logits, penalties=self._penalties))
+        told(tokens, penalties=self._penalties)
         logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
         temperatures = self._loaded.confidence_temperatures
         tempered = tempered_logprobs(logits, tokens=tokens, temperatures=temperatures)
@@ -174,6 +179,7 @@ class RunningBatch:
         self._input_ids, self._positions = joining._input_ids, joining._positions
         self._rows += joining._rows
         self._generators += joining._generators
+        self._penalties += joining._penalties
 
     def _trim(self) -> None:
         """Cut columns that are padding in every row that is left."""

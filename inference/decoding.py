@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from inference.batches import pad_left
 from inference.errors import OutOfMemory
 from inference.model import LoadedModel
+from inference.penalties import penalised, penalties_for, told
 from inference.sampling import choose_tokens, row_generator, tempered_logprobs
 from registry.records import GenerationSettings
 
@@ -40,6 +41,7 @@ class DecodeLoop:
         self._loaded = loaded
         self._settings = settings
         self._generators = [row_generator(settings.seed, prompt=prompt) for prompt in prompts]
+        self._penalties = [penalties_for(loaded, prompt) for prompt in prompts]
         self._cache = DynamicCache(config=loaded.model.config)
         self._input_ids, self._mask, self._positions = pad_left(loaded, prompts)
         self.rows = list(range(len(prompts)))
@@ -65,6 +67,7 @@ class DecodeLoop:
             return
         self.rows = [self.rows[place] for place in places]
         self._generators = [self._generators[place] for place in places]
+        self._penalties = [self._penalties[place] for place in places]
         if not places:
             return
         with torch.inference_mode():
@@ -86,7 +89,10 @@ class DecodeLoop:
             .logits[:, -1]
             .float()
         )
-        tokens, logprobs = choose_tokens(logits, settings=self._settings, generators=self._generators)
+        pulled = penalised(logits, penalties=self._penalties)
+        tokens, _ = choose_tokens(pulled, settings=self._settings, generators=self._generators)
+        told(tokens, penalties=self._penalties)
+        logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
         temperatures = self._loaded.confidence_temperatures
         return tokens, logprobs, tempered_logprobs(logits, tokens=tokens, temperatures=temperatures)
 

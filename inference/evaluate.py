@@ -20,9 +20,10 @@ from inference.generation import Generated, generate
 from inference.model import LoadedModel, load_model
 from inference.prompts import encode_row
 from inference.scoring import Score, score
-from registry.errors import DatasetError, TandemError
+from registry.errors import DatasetError, ProfileError, TandemError
 from registry.files import sha256_file
 from registry.messages import ArtifactReference, EvaluationAnswer, EvaluationRequest
+from registry.profiles.base import Profile, expected_answer
 from registry.records import TEMPERATURES, ExampleResult, GenerationSettings
 from registry.rows import ChatRow, read_rows
 
@@ -72,6 +73,18 @@ def evaluate_rows(
     """A result for every row, in order. A row whose numbers could not be had says why in `problem`."""
     if not loaded.has_finite_weights:
         return tuple(_unanswered(row, problem=UNUSABLE_WEIGHTS) for row in rows)
+    problems = [_unfit(loaded.profile, row) for row in rows]
+    fit = [row for row, problem in zip(rows, problems, strict=True) if not problem]
+    answered = iter(_evaluate_fit(loaded, fit, settings=settings, limits=limits))
+    return tuple(
+        _unanswered(row, problem=problem) if problem else next(answered)
+        for row, problem in zip(rows, problems, strict=True)
+    )
+
+
+def _evaluate_fit(
+    loaded: LoadedModel, rows: Sequence[ChatRow], *, settings: GenerationSettings, limits: BatchLimits
+) -> tuple[ExampleResult, ...]:
     loaded = replace(loaded, confidence_temperatures=TEMPERATURES)
     encoded = [encode_row(loaded, row) for row in rows]
     scores = score(loaded, encoded, limits=limits)
@@ -79,8 +92,18 @@ def evaluate_rows(
     replies = generate(loaded, [encoded[place].prompt for place in fitting], settings=settings, limits=limits)
     by_place = dict(zip(fitting, replies, strict=True))
     return tuple(
-        _example(row, scored=scores[place], reply=by_place.get(place)) for place, row in enumerate(rows)
+        _example(row, scored=scores[place], reply=by_place.get(place), profile=loaded.profile)
+        for place, row in enumerate(rows)
     )
+
+
+def _unfit(profile: Profile, row: ChatRow) -> str:
+    """Why the model's profile has no form for a row; empty where it has."""
+    try:
+        expected_answer(profile, row)
+    except ProfileError as error:
+        return f"not for profile {profile.name}: {error.message}"
+    return ""
 
 
 def _run(request: EvaluationRequest, *, limits: BatchLimits) -> tuple[ExampleResult, ...]:
@@ -119,20 +142,22 @@ def _suite_rows(suite: ArtifactReference) -> list[ChatRow]:
     return rows
 
 
-def _example(row: ChatRow, *, scored: Score, reply: Generated | None) -> ExampleResult:
+def _example(row: ChatRow, *, scored: Score, reply: Generated | None, profile: Profile) -> ExampleResult:
     if reply is None:
         return _unanswered(row, problem=scored.problem)
     problems = [scored.problem] if scored.problem else []
     if reply.finish_reason == "error":
         problems.append("the model's logits were not finite while it answered")
-    is_same = reply.text.strip() == row.expected.strip()
+    expected, answer = expected_answer(profile, row), profile.plain_answer(reply.text)
+    is_same = answer is not None and answer.strip() == expected.strip()
     return ExampleResult(
         row_id=row.content_id,
         difficulty=row.difficulty,
         tags=row.tags,
         cluster=row.cluster,
-        expected=row.expected,
-        answer=reply.text,
+        expected=expected,
+        # A reply that is not in the profile's form is shown as it came.
+        answer=reply.text if answer is None else answer,
         # A reply that was cut off is not an answer, even if it happens to match so far.
         is_correct=is_same and reply.finish_reason == "stop" and not problems,
         loss=scored.loss,

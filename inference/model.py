@@ -15,8 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inference.errors import ModelError, OutOfMemory
 from inference.progress import no_progress_bars
-from registry.manifests import MANIFEST_NAME, list_files, verify
+from registry.errors import ProfileError
+from registry.manifests import MANIFEST_NAME, list_files, read_manifest, verify
 from registry.manifests import weights_sha256 as hash_of_weights
+from registry.profiles.base import Profile
+from registry.profiles.catalogue import PLAIN, find_profile
 
 Device = str
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -29,6 +32,8 @@ _SENTINEL = "tandem"
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready to answer, with what every caller needs to know of it.
+
+    `profile` is the one that it was trained with: it is asked, and its replies are read, in that way.
 
     `end_of_turn_id` closes an assistant's turn in the chat template: it is scored as the last token of an
     expected answer. `stop_token_ids` end a generation. `max_positions` bounds prompt plus answer. How
@@ -46,6 +51,7 @@ class LoadedModel:
     max_positions: int
     has_finite_weights: bool
     confidence_temperatures: tuple[float, ...] = ()
+    profile: Profile = PLAIN
 
 
 def load_model(
@@ -201,6 +207,7 @@ def _describe(
         pad_token_id=end_of_turn_id if pad_token_id is None else pad_token_id,
         max_positions=int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30),
         has_finite_weights=_has_finite_weights(model),
+        profile=_trained_profile(directory),
     )
 
 
@@ -218,6 +225,21 @@ def _end_of_turn_id(directory: Path, *, tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{directory}: neither chat template nor tokenizer says what ends a turn.")
     return int(tokenizer.eos_token_id)
+
+
+def _trained_profile(directory: Path) -> Profile:
+    """What the manifest's configuration names; plain where it names none, as imported models do."""
+    if not (directory / MANIFEST_NAME).is_file():
+        return PLAIN
+    section = read_manifest(directory).config.get("profile")
+    name = section.get("name") if isinstance(section, dict) else None
+    try:
+        return PLAIN if name is None else find_profile(str(name))
+    except ProfileError as error:
+        raise ModelError(
+            f"{directory} was trained with a profile that is not here: {error.message}",
+            remedy="Install on this host the package that brings it.",
+        ) from error
 
 
 def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:

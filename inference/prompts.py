@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from inference.errors import ModelError
 from inference.model import LoadedModel
+from registry.profiles.base import wrap_prompt, wrap_row
 from registry.rows import ChatMessage, ChatRow
 
 
@@ -19,11 +20,12 @@ class EncodedRow:
 
 
 def encode_prompt(loaded: LoadedModel, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
-    """Token ids of a conversation, opened for the assistant's turn.
+    """Token ids of a conversation as the model's profile puts it, opened for the assistant's turn.
 
     Templates with a thinking mode (Qwen3) get it switched off, since the training rows hold answers only.
     """
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+    asked = wrap_prompt(loaded.profile, messages)
+    turns = [{"role": message.role, "content": message.content} for message in asked]
     try:
         text = loaded.tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
@@ -36,10 +38,14 @@ def encode_prompt(loaded: LoadedModel, messages: Sequence[ChatMessage]) -> tuple
 
 
 def encode_row(loaded: LoadedModel, row: ChatRow) -> EncodedRow:
-    """A row's prompt and its expected answer, tokenized apart, as they are when the model generates."""
+    """A row's prompt and its expected answer, tokenized apart, as they are when the model generates.
+
+    `ProfileError` for a row that the model's profile has no form for.
+    """
+    wrapped = wrap_row(loaded.profile, row)
     return EncodedRow(
         prompt=encode_prompt(loaded, row.prompt),
-        answer=(*_encode(loaded, row.expected), loaded.end_of_turn_id),
+        answer=(*_encode(loaded, wrapped.expected), loaded.end_of_turn_id),
     )
 
 

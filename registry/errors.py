@@ -7,6 +7,7 @@ TandemError                 root of every room's errors; says what failed and ho
     ├── IllegalTransition   the states do not allow that step
     ├── QueueFull           as many jobs wait there as may
     ├── DatasetError        a JSONL file that cannot be used, with line and reason
+    ├── ProfileError        a profile that is not there, or a text that it has no form for
     ├── ManifestError       a directory that is not what its manifest says
     ├── ValueRefused        a value that no database keeps
     └── RegistryUnavailable the database cannot be reached or is locked
@@ -55,6 +56,10 @@ class QueueFull(RegistryError):
 
 class DatasetError(RegistryError):
     """A JSONL file that cannot be used."""
+
+
+class ProfileError(RegistryError):
+    """A profile that is not there or does not work, or a text that it has no form for."""
 
 
 class ManifestError(RegistryError):

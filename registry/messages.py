@@ -22,6 +22,10 @@ class TrainingSubmission(Record):
     name: str | None = Field(default=None, min_length=1, max_length=80)
     parent: str = Field(default="tip", description="'tip', 'served', 'base' or a checkpoint id")
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict)
+    profile: str | None = Field(default=None, min_length=1, max_length=80, description="the host's if unset")
+    overlong: Literal["drop", "truncate", "reject"] | None = Field(
+        default=None, description="what becomes of rows over max_length; the host's setting if unset"
+    )
     force: bool = Field(default=False, description="train again although the same job exists")
     not_before_at: AwareDatetime | None = Field(default=None, description="it waits until then at least")
     after: tuple[str, ...] = Field(default=(), max_length=20, description="jobs that must end well before it")

@@ -1,7 +1,7 @@
 """Rows of training data and of validation suites: one reader, so that both sides see the same fields.
 
-Accepted are OpenAI chat rows, `{"messages": [{"role": ..., "content": ...}, ...]}`, and
-`{"prompt": ..., "completion": ...}`. The last message is the assistant's: what is learnt or expected.
+`registry/row_formats.py` says which forms are read. The last message is the assistant's: what is learnt or
+expected.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from registry.errors import DatasetError
 from registry.files import sha256_text
 from registry.records import Record
+from registry.row_formats import normalised
 
 MAX_LINE_BYTES = 4 << 20
 DEFAULT_DIFFICULTY = "all"
@@ -61,7 +62,7 @@ def read_rows(path: Path) -> Iterator[ChatRow]:
     where the file is missing, empty or not UTF-8.
     """
     num_rows = 0
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if line.strip():
             num_rows += 1
             yield parse_row(line, source=f"{path.name}, line {number}")
@@ -75,14 +76,15 @@ def parse_row(line: str, *, source: str) -> ChatRow:
     if not isinstance(value, dict):
         raise DatasetError(f"{source}: a row is a JSON object, not {_json_kind(value)}.")
     try:
-        row = ChatRow.model_validate(_row_fields(value, source=source))
+        row = ChatRow.model_validate(normalised(value, source=source))
     except ValidationError as error:
         raise DatasetError(f"{source}: {_first_problem(error)}.") from None
     _check_turns(row, source=source)
     return row
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text file with their numbers; `DatasetError` where it is missing, not UTF-8 or too wide."""
     try:
         stream = path.open("rb")
     except OSError as error:
@@ -112,34 +114,6 @@ def _json_value(line: str, *, source: str) -> Any:
     except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
         raise DatasetError(f"{source}: not valid JSON ({error}).") from None
     return value
-
-
-def _row_fields(value: dict[str, Any], *, source: str) -> dict[str, Any]:
-    extras: dict[str, Any] = {
-        key: value[key] for key in ("id", "difficulty", "tags", "cluster") if key in value
-    }
-    if "messages" in value:
-        return {"messages": _turns(value["messages"]), **extras}
-    if "prompt" in value and "completion" in value:
-        turns = [
-            {"role": "user", "content": value["prompt"]},
-            {"role": "assistant", "content": value["completion"]},
-        ]
-        return {"messages": turns, **extras}
-    raise DatasetError(
-        f"{source}: has neither 'messages' nor 'prompt' and 'completion'; its fields are "
-        f"{', '.join(sorted(map(str, value))) or 'none'}."
-    )
-
-
-def _turns(messages: Any) -> Any:
-    """Keep role and content; anything else a chat log carries (name, weight) is not trained on."""
-    if not isinstance(messages, list):
-        return messages
-    return [
-        {key: turn[key] for key in ("role", "content") if key in turn} if isinstance(turn, dict) else turn
-        for turn in messages
-    ]
 
 
 def _check_turns(row: ChatRow, *, source: str) -> None:

@@ -1,10 +1,14 @@
 """What is learnt is what is asked: trainer and inference see the same tokens in the same row."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from registry.manifests import read_manifest, write_manifest
+from registry.profiles.catalogue import OWN, find_profile
+from registry.profiles.emoji_think import STOPPING, THINKING
 from registry.rows import ChatMessage, ChatRow
 
 pytestmark = pytest.mark.model
@@ -54,3 +58,47 @@ def test_a_row_is_scored_on_the_tokens_that_are_learnt(
     num_answer = len(scored.answer)
     assert last.is_answer[-num_answer:] == (True,) * num_answer
     assert not last.is_answer[-num_answer - 1]
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_a_profile_asks_in_the_way_that_was_learnt(model_directory: Path, name: str) -> None:
+    from inference.model import load_model
+    from inference.prompts import encode_row
+    from trainer.core.chat import ChatEncoder
+
+    profile = find_profile(name)
+    loaded = replace(load_model(model_directory, device="cpu", num_threads=1), profile=profile)
+    loaded.tokenizer.add_tokens([*THINKING, *STOPPING])  # which a tokenizer of bytes has by itself
+    contents = ("( ADD 1 2 )", "3", "(mul 03 4)", "12")
+    roles: tuple[Any, ...] = ("user", "assistant") * 2
+    row = ChatRow(
+        messages=tuple(
+            ChatMessage(role=role, content=text) for role, text in zip(roles, contents, strict=True)
+        )
+    )
+    scored = encode_row(loaded, row)
+    (examples,) = ChatEncoder(loaded.tokenizer, profile=profile).encode([row])
+    assert examples[-1].tokens == (*scored.prompt, *scored.answer)
+    learnt = [
+        token
+        for token, is_answer in zip(examples[-1].tokens, examples[-1].is_answer, strict=True)
+        if is_answer
+    ]
+    assert tuple(learnt[-len(scored.answer) :]) == scored.answer
+
+
+def test_a_checkpoint_is_asked_with_the_profile_of_its_manifest(tmp_path: Path) -> None:
+    from inference.errors import ModelError
+    from inference.model import load_model
+    from inference.testing import build_sealed_tiny_model
+
+    directory = build_sealed_tiny_model(tmp_path / "model")
+    assert load_model(directory, device="cpu").profile.name == "plain_sft"
+    manifest = read_manifest(directory)
+    for name in ("emoji_think", "gone"):
+        write_manifest(directory, manifest=manifest.changed(config={"profile": {"name": name}}))
+        if name == "gone":
+            with pytest.raises(ModelError, match="no profile 'gone'"):
+                load_model(directory, device="cpu")
+        else:
+            assert load_model(directory, device="cpu").profile.name == name

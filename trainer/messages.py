@@ -29,6 +29,8 @@ class TrainingResult(Record):
     epoch: float = Field(ge=0)
     num_tokens: int = Field(ge=0)
     num_unused_rows: int = Field(ge=0, description="rows that no step has used")
+    num_dropped_rows: int = Field(default=0, ge=0, description="rows over max_length, left out")
+    num_truncated_rows: int = Field(default=0, ge=0, description="rows over max_length, cut off there")
     final_checkpoint: str | None
     mean_loss: float | None
     tokens_per_second: float | None = Field(default=None, ge=0)
@@ -46,6 +48,7 @@ class Started(Record):
     num_rows: int = Field(ge=1)
     num_sequences: int = Field(ge=1)
     num_dropped_rows: int = Field(default=0, ge=0)
+    num_truncated_rows: int = Field(default=0, ge=0)
     num_steps: int = Field(ge=1)
     resumed_from_step: int | None = None
     device: str

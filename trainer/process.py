@@ -59,16 +59,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     _obey_signals(control)
     with ExitStack() as stack:
         emit = _open_output(claim_stdout(), is_terminal=is_terminal, stack=stack)
-        return run(arguments.job, emit=emit, control=control, is_alone=is_alone)
+        return run(
+            arguments.job, emit=emit, control=control, is_alone=is_alone, overrides=arguments.overrides
+        )
 
 
-def run(job: Path, *, emit: Emit, control: FlagControl, is_alone: bool = True) -> int:
+def run(
+    job: Path,
+    *,
+    emit: Emit,
+    control: FlagControl,
+    is_alone: bool = True,
+    overrides: Sequence[str] = (),
+) -> int:
     """Read a job file and train it; failures are emitted as `Failed` and named by the exit code.
+
+    `overrides`, `section.key=value` each, stand above the file.
 
     Unless `is_alone`, commands are read from standard input, and its end is the end of the process.
     """
     try:
-        config = read_job(job)
+        config = read_job(job, overrides=overrides)
         emit = emit if is_alone else _put_on_leash(emit, control=control)
         _train(config, emit=emit, control=control)
     except Exception as error:  # noqa: BLE001 - whatever happens, the supervisor is told
@@ -159,5 +170,13 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument("job", type=Path, metavar="JOB.json", help="job file, see trainer/config/job.py")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="over the job file; may be repeated",
+    )
     parser.add_argument("--alone", action="store_true", help="do not listen to standard input")
     return parser

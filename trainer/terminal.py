@@ -63,6 +63,7 @@ def sentence(message: ChildMessage) -> str:
 
 def _started(message: messages.Started) -> str:
     dropped = f", {message.num_dropped_rows} too long and left out" if message.num_dropped_rows else ""
+    dropped += f", {message.num_truncated_rows} too long and cut off" if message.num_truncated_rows else ""
     resumed = f", going on after step {message.resumed_from_step}" if message.resumed_from_step else ""
     return f"{message.num_rows} rows{dropped}; {message.num_steps} steps on {message.device}{resumed}."
 

@@ -13,7 +13,7 @@ from registry.errors import RegistryError
 from registry.messages import EvaluationRequest
 from registry.model_shapes import read_shape
 from registry.records import TrainingJob
-from trainer.config.job import check_hyperparameters
+from trainer.config.pinned import read_pinned
 from trainer.estimate import TrainingMode, smallest_training_bytes, training_bytes
 from workers.context import Context
 from workers.devices import CpuDevice, open_device
@@ -85,7 +85,7 @@ def _training_need(context: Context, job: TrainingJob, *, parent_path: Path) -> 
     except RegistryError as error:
         log.warning("%s: its memory is not estimated: %s", job.id, error)
         return Need(role="training", subject=job.id, num_bytes=0, least_bytes=0)
-    tokens = check_hyperparameters(job.hyperparameters).tokens_per_batch
+    tokens = read_pinned(job.hyperparameters).hyperparameters.tokens_per_batch
     mode = training_mode(context.settings.training.device)
     return Need(
         role="training",

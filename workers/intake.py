@@ -16,9 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from config.settings import Settings
-from registry.errors import DatasetError, ManifestError
+from registry.errors import DatasetError, ManifestError, ProfileError
 from registry.files import sha256_file, sync_directory, sync_tree
 from registry.manifests import Manifest, list_files, weights_sha256, write_manifest
+from registry.profiles.base import Profile, wrap_row
+from registry.profiles.catalogue import PLAIN
 from registry.records import Dataset, Suite
 from registry.rows import ChatRow, read_rows
 
@@ -95,6 +97,20 @@ def refuse_overlap(dataset: Dataset, *, suite: Suite) -> None:
                 f"{dataset.name}, row {number} is also in the validation suite {suite.id}: {question!r}.",
                 remedy="Remove it from the training data; `tandem data validate FILE` names every such row.",
             )
+
+
+def refuse_unfit(rows: Iterable[ChatRow], *, name: str, profile: Profile) -> None:
+    """`DatasetError` at the first row that the profile has no form for, with its reason."""
+    if profile.name == PLAIN.name:
+        return
+    for number, row in enumerate(rows, start=1):
+        try:
+            wrap_row(profile, row)
+        except ProfileError as error:
+            raise DatasetError(
+                f"{name}, row {number} is not for profile {profile.name}: {error.message}",
+                remedy=f"`tandem data convert --profile {profile.name} --drop-bad` leaves them out.",
+            ) from None
 
 
 def overlapping_rows(rows: Iterable[ChatRow], *, suite: Suite) -> list[int]:

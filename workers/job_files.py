@@ -14,8 +14,9 @@ from trainer.config.job import (
     ModelConfig,
     MonitoringConfig,
     OutputConfig,
-    check_hyperparameters,
+    ProfileConfig,
 )
+from trainer.config.pinned import read_pinned
 
 
 def write_job_file(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings) -> Path:
@@ -29,15 +30,18 @@ def write_job_file(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, se
 
 def job_config(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings) -> JobConfig:
     """What was fixed at submission, on this host's device and directories."""
-    training = settings.training
+    training, pinned = settings.training, read_pinned(job.hyperparameters)
     return JobConfig(
         job_id=job.id,
         parent_checkpoint_id=parent.id,
-        hyperparameters=check_hyperparameters(job.hyperparameters),
+        hyperparameters=pinned.hyperparameters,
+        profile=ProfileConfig(name=pinned.profile),
+        locked=training.locked,
         model=ModelConfig(path=parent.path, max_length=job.max_length or training.max_length),
         data=DataConfig(
             path=dataset.path,
             dataset_id=dataset.id,
+            overlong=pinned.overlong,
             token_cache_dir=settings.paths.token_cache,
             max_token_cache_bytes=training.max_token_cache_bytes,
         ),

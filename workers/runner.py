@@ -21,7 +21,7 @@ from registry.ids import checkpoint_id
 from registry.records import Checkpoint, Dataset, JobProgress, Lease, TrainingJob
 from registry.states import CheckpointState, Command, JobState
 from registry.store import Registry, Transaction
-from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress
+from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress, TrainingResult
 from workers.child import Child, TrainerChild
 from workers.failures import Policy, policy_for
 from workers.job_files import write_job_file
@@ -208,6 +208,7 @@ class TrainingRun:
                 reason=reason,
                 progress=self._progress or self.job.progress,
                 command=None,  # one that came too late
+                note=_note(finished.result),
                 finished_at=tx.now,
             )
             leases.release(tx, self.lease)
@@ -282,6 +283,16 @@ def _with_parent(tx: Transaction, job: TrainingJob) -> TrainingJob:
     except NotFound:
         return job  # its run ends badly, with the reason
     return tx.update(job, parent_checkpoint_id=parent.id)
+
+
+def _note(result: TrainingResult) -> str:
+    """What a person should know of rows that were not learnt whole."""
+    parts = []
+    if result.num_dropped_rows:
+        parts.append(f"{result.num_dropped_rows} rows over max_length were left out")
+    if result.num_truncated_rows:
+        parts.append(f"{result.num_truncated_rows} rows over max_length were cut off")
+    return "; ".join(parts)
 
 
 def _job_progress(message: Progress, *, now: object) -> JobProgress:

@@ -12,10 +12,11 @@ from registry.files import sha256_text
 from registry.ids import new_id
 from registry.messages import SubmittedJob, TrainingSubmission
 from registry.records import Dataset, TrainingJob
+from registry.rows import read_rows
 from registry.states import JobState
 from registry.store import Registry, Transaction
-from trainer.config.hyperparameters import Hyperparameters
 from trainer.config.job import check_hyperparameters
+from trainer.config.pinned import Pinned, profile_named
 from workers import intake
 
 
@@ -24,9 +25,11 @@ def submit(request: TrainingSubmission, *, settings: Settings, registry: Registr
 
     Raises `DatasetError`, `NotFound` (parent, predecessor), `QueueFull` or the trainer's `ConfigError`.
     """
-    how = check_hyperparameters({**settings.training.hyperparameters, **request.hyperparameters})
+    how = pinned_for(request, settings=settings)
+    profile = profile_named(how.profile)
     path = intake.locate(request.dataset, settings=settings)
     dataset = intake.take_dataset(path, settings=settings, now=registry.clock())
+    intake.refuse_unfit(read_rows(Path(dataset.path)), name=path.name, profile=profile)
     with registry.reading() as tx:
         lineage.parent_for(tx, wish=request.parent)
         suite = lineage.active_suite(tx)
@@ -39,6 +42,16 @@ def submit(request: TrainingSubmission, *, settings: Settings, registry: Registr
         )
         submitted, is_new = queue.submit(tx, job, actor=request.submitted_by, rules=settings.queue)
     return SubmittedJob(job=submitted, is_new=is_new)
+
+
+def pinned_for(request: TrainingSubmission, *, settings: Settings) -> Pinned:
+    """What the job is to be fixed to: the request over the host's settings over the trainer's defaults."""
+    training = settings.training
+    return Pinned(
+        hyperparameters=check_hyperparameters({**training.hyperparameters, **request.hyperparameters}),
+        profile=request.profile or training.profile,
+        overlong=request.overlong or training.overlong,
+    )
 
 
 def _keep_dataset(tx: Transaction, *, dataset: Dataset) -> Dataset:
@@ -58,11 +71,11 @@ def _job(
     *,
     dataset: Dataset,
     path: Path,
-    how: Hyperparameters,
+    how: Pinned,
     max_length: int,
     tx: Transaction,
 ) -> TrainingJob:
-    hyperparameters = how.model_dump(mode="json")
+    hyperparameters = how.as_json()
     what = {"hyperparameters": hyperparameters, "max_length": max_length, "parent": request.parent}
     key = f"{dataset.id}:{sha256_text(json.dumps(what, sort_keys=True))[:16]}"
     return TrainingJob(

@@ -1,4 +1,4 @@
-"""Commands about data files: `data validate`. Works without a running stack."""
+"""Commands about data files: `data validate`, `data convert`. They work without a running stack."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from registry.rows import ChatRow, read_rows
 from registry.schema import check_schema
 from registry.store import Registry
 from tasks.cli.output import console, print_json
-from workers.intake import overlapping_rows
+from trainer.config.pinned import profile_named
+from workers.conversion import convert
+from workers.intake import overlapping_rows, refuse_unfit
 
 data_commands = typer.Typer(help="Data files.", no_args_is_help=True)
 MAX_NAMED = 10
+Profile = Annotated[str | None, typer.Option("--profile", help="Check that every row fits this profile.")]
 
 
 def register(cli: typer.Typer) -> None:
@@ -30,10 +33,13 @@ def register(cli: typer.Typer) -> None:
 @data_commands.command("validate")
 def data_validate(
     path: Annotated[Path, typer.Argument(help="JSONL file.")],
+    profile: Profile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check every row, and that none stands in the validation suite. Exit 1 at the first bad row."""
     rows = list(read_rows(path))
+    if profile is not None:
+        refuse_unfit(rows, name=path.name, profile=profile_named(profile))
     suite = _active_suite()
     overlap = [] if suite is None else overlapping_rows(rows, suite=suite)
     report = {
@@ -54,6 +60,28 @@ def data_validate(
             f"{path}: {len(overlap)} rows are in the validation suite (rows {named}, ...).",
             remedy="Remove them: accuracy on rows that were trained on means nothing.",
         )
+
+
+@data_commands.command("convert")
+def data_convert(
+    path: Annotated[Path, typer.Argument(help="Rows in any accepted form: JSONL, or a JSON array.")],
+    target: Annotated[Path, typer.Argument(help="JSONL file of messages to write; must not exist.")],
+    profile: Profile = None,
+    drop_bad: Annotated[
+        bool, typer.Option("--drop-bad", help="Leave unusable rows out, and name them.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write the rows as messages. A profile decides which rows fit; it is applied when they are learnt."""
+    chosen = None if profile is None else profile_named(profile)
+    report = convert(path, target=target, profile=chosen, drops_bad=drop_bad)
+    if as_json:
+        print_json(report)
+        return
+    for reason in report.problems[:MAX_NAMED]:
+        console.print(f"left out: {reason}", markup=False, highlight=False)
+    kinds = ", ".join(f"{count} {form}" for form, count in report.num_by_format.items())
+    console.print(f"{report.num_rows} rows ({kinds}) to {target}; {report.num_left_out} left out")
 
 
 def _num_repeated(rows: list[ChatRow]) -> int:

@@ -21,6 +21,8 @@ from workers.outlook import look_ahead
 from workers.status import job_line, recent_jobs
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Profile = Annotated[str | None, typer.Option(help="plain_sft, emoji_think, regime3, or one of your own.")]
+Overlong = Annotated[str | None, typer.Option(help="Rows over max_length: drop, truncate or reject.")]
 
 queue_commands = typer.Typer(help="What waits for training.", no_args_is_help=True)
 job_commands = typer.Typer(help="One training job.", no_args_is_help=True)
@@ -41,6 +43,8 @@ def submit(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Hyperparameter, as name=value; may be repeated.")
     ] = None,
+    profile: Profile = None,
+    overlong: Overlong = None,
     force: Annotated[bool, typer.Option("--force", help="Train again although the same job exists.")] = False,
     at: Annotated[
         str | None, typer.Option("--at", help="Not before: 2027-01-31T03:00 (local time), or +90m, +2h, +1d.")
@@ -58,17 +62,15 @@ def submit(
         name=name,
         parent=parent,
         hyperparameters=_parse_settings(set_ or []),
+        profile=profile,
+        overlong=overlong,
         force=force,
         not_before=None if at is None else parse_time(at, now=datetime.now(UTC)),
         after=after or (),
         submitted_by="tandem submit",
     )
     job = _wait(handle) if wait else handle.row
-    if as_json:
-        print_json(job)
-    else:
-        already = "" if handle.is_new else " (the same job exists already; --force trains again)"
-        console.print(f"{job.id} {styled(job.state)} on {job.priority}{already}")
+    _print_submitted(job, is_new=handle.is_new, as_json=as_json)
     if wait:
         _check_success(job)
 
@@ -233,6 +235,14 @@ def _report(job_id: str, *, is_in_effect: bool, command: str) -> None:
         console.print(f"{job_id}: {command} is in effect.")
     else:
         console.print(f"{job_id}: {command} is asked for; it takes effect at the next step.")
+
+
+def _print_submitted(job: TrainingJob, *, is_new: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(job)
+        return
+    already = "" if is_new else " (the same job exists already; --force trains again)"
+    console.print(f"{job.id} {styled(job.state)} on {job.priority}{already}")
 
 
 def _parse_settings(pairs: list[str]) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def test_a_separator_inside_a_string_ends_no_line(tmp_path: Path) -> None:
 
 def test_an_error_names_file_and_line(tmp_path: Path) -> None:
     path = written(tmp_path, f"{line()}\n\n{{}}\n".encode())
-    with pytest.raises(DatasetError, match=r"^f\.jsonl, line 3: has neither"):
+    with pytest.raises(DatasetError, match=r"^f\.jsonl, line 3: is in no known form"):
         list(read_rows(path))
 
 

@@ -12,7 +12,7 @@ from registry.records import Checkpoint, Event, TrainingJob
 from registry.states import Command, JobState
 from registry.store import Registry
 from registry.testing import ManualClock, add_queued_job, make_checkpoint
-from trainer.messages import Failed, FailureKind
+from trainer.messages import Failed, FailureKind, Finished
 from workers.runner import TrainingRun, claim
 from workers.testing import FakeChild, finished, progress, saved
 
@@ -64,6 +64,13 @@ def test_a_run_that_ends_well_succeeds_with_its_checkpoints(
         steps = [found.step for found in tx.find(Checkpoint, job_id=job.id)]
         assert not leases.is_held(tx, resource=queue.resource_of(job.id))
     assert steps == [5, 10]
+
+
+def test_rows_that_were_not_learnt_whole_are_told_with_the_job(registry: Registry, start: Start) -> None:
+    result = finished().result.changed(num_dropped_rows=2, num_truncated_rows=3)
+    start(FakeChild([progress(10), Finished(result=result)])).run()
+    note = "2 rows over max_length were left out; 3 rows over max_length were cut off"
+    assert job_of(registry).note == note
 
 
 def test_a_resumed_run_that_had_no_step_left_to_take_succeeds_with_its_true_progress(

@@ -7,7 +7,7 @@ submission in milliseconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -20,6 +20,8 @@ from trainer.errors import ConfigError
 
 M = TypeVar("M", bound=Record)
 
+Overlong = Literal["drop", "truncate", "reject"]
+
 
 class ModelConfig(Record):
     """Where the run starts from. `dtype` is what the arithmetic uses; weights are kept in float32."""
@@ -31,13 +33,36 @@ class ModelConfig(Record):
     )
 
 
+class ProfileConfig(Record):
+    """How rows are rewritten before they are learnt; inference does the same with what it asks."""
+
+    name: str = Field(
+        default="plain_sft",
+        min_length=1,
+        max_length=80,
+        description="plain_sft, emoji_think, regime3, or one that an installed package brings",
+    )
+
+
+class LockedConfig(Record):
+    """What must not change by accident: the run is refused where the model is another. Unset is unchecked."""
+
+    base_model: str | None = Field(default=None, description="directory of the model that all descends from")
+    model_name: str | None = Field(default=None, description="such as Qwen3-0.6B: must be that of model.path")
+    model_architecture: str | None = Field(default=None, description="such as Qwen3ForCausalLM")
+    max_length: int | None = Field(default=None, ge=2, description="tokens; must be model.max_length")
+    vocab_size: int | None = Field(default=None, ge=1, description="rows of the model's embedding")
+
+
 class DataConfig(Record):
     """What is learnt."""
 
     path: Path
     dataset_id: str | None = None
-    overlong: Literal["drop", "reject"] = Field(
-        default="drop", description="rows over max_length: left out and counted, or the job is refused"
+    overlong: Overlong = Field(
+        default="drop",
+        description="rows over max_length: left out, cut off behind max_length tokens (both counted), or the "
+        "job is refused",
     )
     token_cache_dir: Path | None = Field(default=None, description="where tokens are kept between runs")
     max_token_cache_bytes: int = Field(
@@ -76,6 +101,8 @@ class JobConfig(Record):
     job_id: str | None = None
     parent_checkpoint_id: str | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
+    profile: ProfileConfig = ProfileConfig()
+    locked: LockedConfig = LockedConfig()
     model: ModelConfig
     data: DataConfig
     output: OutputConfig
@@ -94,14 +121,36 @@ def check_job(value: Mapping[str, Any]) -> JobConfig:
     return _check(JobConfig, value=dict(value), prefix="")
 
 
-def read_job(path: Path) -> JobConfig:
-    """A job from its JSON file; `ConfigError` where it cannot be read or used."""
+def read_job(path: Path, *, overrides: Sequence[str] = ()) -> JobConfig:
+    """A job from its JSON file, `section.key=value` over it; `ConfigError` where it cannot be used."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"{path} cannot be read: {reason}.", field="", remedy="Check the path.") from None
-    return check_job(_parse_object(text, path=path))
+    value = _parse_object(text, path=path)
+    for override in overrides:
+        _put(value, override=override)
+    return check_job(value)
+
+
+def _put(job: dict[str, Any], *, override: str) -> None:
+    """Values are JSON where they can be read as it, else the text itself."""
+    key, separator, text = override.partition("=")
+    *sections, name = key.split(".")
+    if not separator or not name or len(sections) > 1:
+        raise ConfigError(
+            f"--set {override!r} is not section.key=value.",
+            field=key,
+            remedy="For example --set hyperparameters.learning_rate=1e-4.",
+        )
+    part = job.setdefault(sections[0], {}) if sections else job
+    if not isinstance(part, dict):
+        raise ConfigError(f"--set {override!r}: {sections[0]} is no section.", field=key)
+    try:
+        part[name] = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        part[name] = text
 
 
 def _check(model: type[M], *, value: dict[str, Any], prefix: str) -> M:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from registry.records import Record
+from trainer.config.legacy import NEW_PLACES
 from trainer.errors import ConfigError
 
 MAX_VALUE_CHARACTERS = 80
@@ -51,6 +52,9 @@ def config_error(error: ValidationError, *, model: type[Record], prefix: str) ->
 
 def _suggestion(places: Sequence[str], *, model: type[Record]) -> str:
     owner, name = _owner(places, model=model), places[-1]
+    if len(places) == 1 and name in NEW_PLACES and _sections(model):
+        section, _, key = NEW_PLACES[name].partition(".")
+        return f"It belongs in {section!r}: {section}.{key}."
     known = list(owner.model_fields)
     wanted = OTHER_NAMES.get(name, name)
     close = [wanted] if wanted in known else difflib.get_close_matches(wanted, known, n=1, cutoff=0.6)

@@ -10,14 +10,19 @@ needs `{% generation %}` marks.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from registry.files import sha256_text
+from registry.errors import ProfileError
+from registry.files import sha256_file, sha256_text
+from registry.profiles.base import Profile, wrap_row
+from registry.profiles.catalogue import PLAIN
 from registry.rows import ChatMessage, ChatRow
 from trainer.errors import DataError, ModelError
 
@@ -47,36 +52,50 @@ class _Turn:
 
 
 class ChatEncoder:
-    """Encodes rows with a tokenizer's own chat template.
+    """Encodes rows, rewritten by a profile, with a tokenizer's own chat template.
 
     `tokenizer` is a transformers tokenizer. Raises `ModelError` where it has no chat template, or one
     that ends no assistant turn with a special token: the model could never learn to stop.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, profile: Profile = PLAIN) -> None:
         self._tokenizer = tokenizer
+        self._profile = profile
         self.end_of_turn_id = self._find_end_of_turn()
 
     @cached_property
     def identity(self) -> str:
-        """Hex sha256 of all of the tokenizer that decides tokens: its vocabulary, rules and chat template."""
+        """Hex sha256 of what decides tokens: profile, vocabulary, rules and chat template."""
         tokenizer = self._tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         rules = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
         versions = [version("transformers"), version("tokenizers")]
         special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
-        parts = [type(tokenizer).__name__, versions, tokenizer.chat_template, special, rules]
+        profile = [self._profile.name, sha256_file(Path(inspect.getfile(type(self._profile))))]
+        parts = [type(tokenizer).__name__, versions, tokenizer.chat_template, special, rules, profile]
         return sha256_text(json.dumps(parts, sort_keys=True))
 
     def encode(self, rows: Sequence[ChatRow], *, first_number: int = 1) -> Iterator[list[Example]]:
         """The sequences of each row, in order; `DataError` names the row by its number in the file."""
-        numbered = list(enumerate(rows, start=first_number))
+        numbered = [
+            (number, self._rewritten(row, number=number))
+            for number, row in enumerate(rows, start=first_number)
+        ]
         split = [self._split_row(row, number=number) for number, row in numbered]
         ids = iter(self._tokenize([piece.text for row in split for pieces in row for piece in pieces]))
         for (number, _), row_pieces in zip(numbered, split, strict=True):
             yield [
                 self._join([(piece, next(ids)) for piece in pieces], number=number) for pieces in row_pieces
             ]
+
+    def _rewritten(self, row: ChatRow, *, number: int) -> ChatRow:
+        try:
+            return wrap_row(self._profile, row)
+        except ProfileError as error:
+            raise DataError(
+                f"Row {number} is not for profile {self._profile.name}: {error.message}",
+                remedy="Mend or remove it; `tandem data convert --profile NAME --drop-bad` leaves such out.",
+            ) from error
 
     def _split_row(self, row: ChatRow, *, number: int) -> list[list[Piece]]:
         turns = [
@@ -139,6 +158,13 @@ class ChatEncoder:
 
     def _num_learnt(self, ids: list[int], *, number: int) -> int:
         """Up to and including the end-of-turn token; a line break after it is the template's."""
+        unknown = getattr(self._tokenizer, "unk_token_id", None)
+        if self._profile.name != PLAIN.name and unknown is not None and unknown in ids:
+            raise ModelError(
+                f"Row {number}: the model's tokenizer has no token for a part of what profile "
+                f"{self._profile.name} writes, so the model could never say it.",
+                remedy="Use a tokenizer that falls back to bytes, such as Qwen3's, or another profile.",
+            )
         if ids.count(self.end_of_turn_id) == 1:
             return ids.index(self.end_of_turn_id) + 1
         name = self._tokenizer.convert_ids_to_tokens(self.end_of_turn_id)

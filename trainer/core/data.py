@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from registry.rows import ChatRow, read_rows
+from trainer.config.job import Overlong
 from trainer.core.chat import ChatEncoder, Example
 from trainer.core.token_files import TokenFiles, TokenWriter, map_array
 from trainer.errors import DataError
-
-Overlong = Literal["drop", "reject"]
 
 CHUNK_ROWS = 512
 
@@ -38,6 +37,7 @@ class TokenizedDataset:
     row_numbers: NDArray[np.int64]
     num_rows: int
     num_dropped_rows: int
+    num_truncated_rows: int = 0
     known_digest: str = ""
 
     @property
@@ -84,16 +84,20 @@ def tokenize_into(
         longest = max(len(example.tokens) for example in examples)
         if longest <= max_length:
             writer.add(examples, number=number)
-        elif overlong == "drop":
-            writer.num_dropped_rows += 1
-        else:
+        elif overlong == "reject":
             raise DataError(
                 f"{path.name}: row {number} has {longest} tokens; max_length is {max_length}.",
-                remedy="Shorten it, raise max_length, or set data.overlong to 'drop'.",
+                remedy="Shorten it, raise max_length, or set data.overlong to 'drop' or 'truncate'.",
             )
+        elif overlong == "truncate" and (kept := _truncated(examples, max_length=max_length)):
+            writer.add(kept, number=number)
+            writer.num_truncated_rows += 1
+        else:
+            writer.num_dropped_rows += 1
     if not writer.num_rows:
         raise DataError(
-            f"{path.name}: all {writer.num_dropped_rows} rows are longer than {max_length} tokens.",
+            f"{path.name}: all {writer.num_dropped_rows} rows are longer than {max_length} tokens"
+            + (", with no answer before that." if overlong == "truncate" else "."),
             remedy="Shorten the rows or raise max_length.",
         )
     writer.flush()
@@ -106,9 +110,21 @@ def open_tokens(directory: Path, *, files: TokenFiles) -> TokenizedDataset:
     return TokenizedDataset(
         num_rows=files.num_rows,
         num_dropped_rows=files.num_dropped_rows,
+        num_truncated_rows=files.num_truncated_rows,
         known_digest=files.digest,
         **arrays,
     )
+
+
+def _truncated(examples: Iterable[Example], *, max_length: int) -> list[Example]:
+    """What is left within `max_length` tokens, up to the last that is learnt; nothing where none is."""
+    kept = []
+    for example in examples:
+        is_answer = example.is_answer[:max_length]
+        num_tokens = max((place + 1 for place, is_learnt in enumerate(is_answer) if is_learnt), default=0)
+        if num_tokens:
+            kept.append(Example(tokens=example.tokens[:num_tokens], is_answer=is_answer[:num_tokens]))
+    return kept
 
 
 def _encoded_rows(rows: Iterable[ChatRow], *, encoder: ChatEncoder) -> Iterator[tuple[int, list[Example]]]:

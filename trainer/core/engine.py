@@ -13,6 +13,8 @@ from registry.errors import DatasetError
 from registry.ids import new_id
 from trainer.clock import Clock, SystemClock
 from trainer.config.job import JobConfig
+from trainer.config.locked import check_locked
+from trainer.config.pinned import profile_named
 from trainer.control import Control, FlagControl, Request
 from trainer.core.batching import BatchPlan
 from trainer.core.chat import ChatEncoder
@@ -108,6 +110,7 @@ class TrainerEngine:
                 num_rows=inputs.dataset.num_rows,
                 num_sequences=inputs.dataset.num_sequences,
                 num_dropped_rows=inputs.dataset.num_dropped_rows,
+                num_truncated_rows=inputs.dataset.num_truncated_rows,
                 num_steps=run.plan.num_steps,
                 resumed_from_step=run.step or None,
                 device=str(device),
@@ -174,6 +177,7 @@ class _Inputs:
 
 def _read_inputs(config: JobConfig, *, device: torch.device, warn: Callable[[str], None]) -> _Inputs:
     parent_sha256 = identify_model(config.model.path)
+    check_locked(config)
     tokenizer = load_tokenizer(config.model.path)
     dataset = _read_dataset(config, tokenizer=tokenizer, warn=warn)
     dtype = choose_dtype(config.model.dtype, device=device)
@@ -182,7 +186,8 @@ def _read_inputs(config: JobConfig, *, device: torch.device, warn: Callable[[str
 
 
 def _read_dataset(config: JobConfig, *, tokenizer: Any, warn: Callable[[str], None]) -> TokenizedDataset:
-    settings, encoder = config.data, ChatEncoder(tokenizer)
+    settings = config.data
+    encoder = ChatEncoder(tokenizer, profile=profile_named(config.profile.name))
     tokenize: Any = tokenize_file
     if settings.token_cache_dir is not None and settings.max_token_cache_bytes:
         tokenize = TokenCache(

@@ -56,6 +56,8 @@ class Reporter:
             epoch=run.step / run.plan.steps_per_epoch,
             num_tokens=run.num_tokens,
             num_unused_rows=run.num_unused_rows,
+            num_dropped_rows=run.dataset.num_dropped_rows,
+            num_truncated_rows=run.dataset.num_truncated_rows,
             final_checkpoint=None if run.saved is None else str(run.saved.path),
             mean_loss=run.mean_loss,
             tokens_per_second=_rate(run.num_tokens - self._first_tokens, seconds=duration),

@@ -24,9 +24,10 @@ from pydantic import JsonValue, ValidationError
 from registry import rows
 from registry.files import sha256_file, sha256_text, sync_directory, write_json
 from registry.records import Record
+from trainer.config.job import Overlong
 from trainer.core import chat, data, token_files
 from trainer.core.chat import ChatEncoder
-from trainer.core.data import Overlong, TokenizedDataset, open_tokens, tokenize_into
+from trainer.core.data import TokenizedDataset, open_tokens, tokenize_into
 from trainer.core.token_files import META_NAME, read_sealed, seal
 from trainer.errors import DataError, DiskFull, TrainerError
 

@@ -48,6 +48,7 @@ class TokenFiles(Record):
     format: int = FORMAT
     num_rows: int = Field(ge=1)
     num_dropped_rows: int = Field(ge=0)
+    num_truncated_rows: int = Field(default=0, ge=0)
     arrays: dict[str, ArrayFile]
     digest: str = Field(default="", description="hex sha256 of tokens, marks and starts")
 
@@ -58,6 +59,7 @@ class TokenWriter:
     def __init__(self, directory: Path) -> None:
         self.num_rows = 0
         self.num_dropped_rows = 0
+        self.num_truncated_rows = 0
         self._directory = directory
         self._blocks = {name: array(code) for name, (code, _) in ARRAYS.items()}
         self._checks = dict.fromkeys(ARRAYS, 0)
@@ -91,6 +93,7 @@ class TokenWriter:
         return TokenFiles(
             num_rows=self.num_rows,
             num_dropped_rows=self.num_dropped_rows,
+            num_truncated_rows=self.num_truncated_rows,
             arrays={
                 name: ArrayFile(num_bytes=self._sizes[name], crc32=self._checks[name]) for name in ARRAYS
             },

@@ -28,6 +28,34 @@ def test_a_job_needs_three_paths_and_nothing_else() -> None:
     assert config.resume
 
 
+def test_what_the_command_line_sets_stands_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({**JOB, "hyperparameters": {"num_epochs": 3, "seed": 1}}))
+    config = read_job(
+        path, overrides=["hyperparameters.num_epochs=2", "profile.name=regime3", "resume=false"]
+    )
+    assert (config.hyperparameters.num_epochs, config.hyperparameters.seed) == (2, 1)
+    assert (config.profile.name, config.resume) == ("regime3", False)
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("num_epochs", "is not section.key=value"),
+        ("a.b.c=1", "is not section.key=value"),
+        ("resume.x=1", "resume"),
+        ("hyperparameters.num_epoch=2", "Did you mean hyperparameters.num_epochs?"),
+        ("hyperparameters.learning_rate=NaN", "learning_rate = 'NaN'"),
+    ],
+)
+def test_a_wrong_override_is_named(tmp_path: Path, override: str, reason: str) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(JOB))
+    with pytest.raises(ConfigError) as caught:
+        read_job(path, overrides=[override])
+    assert reason in str(caught.value)
+
+
 def test_a_job_survives_its_own_json(tmp_path: Path) -> None:
     config = check_job({**JOB, "output": {"checkpoints_dir": "x", "checkpoint_every_steps": 5}})
     path = tmp_path / "job.json"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from registry.profiles.catalogue import find_profile
 from registry.rows import ChatMessage, ChatRow
 from trainer.core.chat import ChatEncoder, Example
 from trainer.errors import DataError, ModelError
@@ -93,6 +94,34 @@ def test_a_template_that_rewrites_earlier_turns_teaches_each_from_its_own_prompt
     assert spoken == [word + "<|im_end|>" for word in contents]
 
 
+@given(
+    roles=st.lists(st.sampled_from(["user", "assistant"]), max_size=6),
+    text=words,
+    system=st.booleans(),
+    is_thinking=st.booleans(),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_in_any_mixture_of_turns_each_answer_token_is_learnt_exactly_once(
+    tokenizer: Any, roles: list[str], text: str, *, system: bool, is_thinking: bool
+) -> None:
+    if is_thinking:
+        tokenizer.chat_template = THINKING_TEMPLATE
+    every = [*(["system"] if system else []), "user", *roles, "assistant"]
+    # Each turn has a number of its own, so that no two can be taken for each other.
+    turns = tuple(
+        ChatMessage(role=role, content=f"{number}{text}")  # type: ignore[arg-type]
+        for number, role in enumerate(every)
+    )
+    spoken = [turn.content + "<|im_end|>" for turn in turns if turn.role == "assistant"]
+    examples = encode(tokenizer, ChatRow(messages=turns))
+    found = [stretch for example in examples for stretch in learnt(tokenizer, example)]
+    assert sorted("".join(found).split("<|im_end|>")[:-1]) == sorted(
+        said.removesuffix("<|im_end|>") for said in spoken
+    )
+    num_learnt = sum(sum(example.is_answer) for example in examples)
+    assert num_learnt == sum(len(tokenizer(said, add_special_tokens=False)["input_ids"]) for said in spoken)
+
+
 def test_each_turn_is_learnt_in_the_context_it_is_generated_in(tokenizer: Any) -> None:
     tokenizer.chat_template = THINKING_TEMPLATE
     first, second = encode(tokenizer, row("ab", "ba", "cd", "dc"))
@@ -138,6 +167,12 @@ def test_a_template_that_never_ends_a_turn_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
     with pytest.raises(ModelError, match="could not learn to stop"):
         ChatEncoder(tokenizer)
+
+
+def test_a_profile_that_the_tokenizer_cannot_write_is_refused(tokenizer: Any) -> None:
+    encoder = ChatEncoder(tokenizer, profile=find_profile("emoji_think"))
+    with pytest.raises(ModelError, match="no token for a part of what profile emoji_think writes"):
+        list(encoder.encode([row("ab", "ba")]))
 
 
 def test_a_tokenizer_without_a_template_is_refused(tokenizer: Any) -> None:

@@ -44,6 +44,28 @@ def test_a_row_that_is_too_long_can_be_refused(tokenize: Any, write_rows: Any) -
         tokenize(write_rows(ROWS), overlong="reject")
 
 
+def test_a_row_that_is_too_long_can_be_cut_off_behind_its_last_learnt_token(
+    tokenize: Any, tokenizer: Any, write_rows: Any
+) -> None:
+    long = {"prompt": "x", "completion": "y" * 80}
+    dataset = tokenize(write_rows([*ROWS, long]), overlong="truncate")
+    assert (dataset.num_rows, dataset.num_truncated_rows, dataset.num_dropped_rows) == (2, 1, 1)
+    assert dataset.row_numbers.tolist() == [1, 3]  # nothing of row 2's answer lies within the limit
+    cut = slice(dataset.starts[1], dataset.starts[2])
+    assert len(dataset.tokens[cut]) == 60
+    assert dataset.is_answer[cut][-1]
+    assert tokenizer.decode(dataset.tokens[cut].tolist()).endswith("yyy")
+
+
+def test_a_cut_conversation_ends_with_an_answer(tokenize: Any, tokenizer: Any, write_rows: Any) -> None:
+    texts = ["ab", "ba", "c" * 70, "d"]
+    turns = [
+        {"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, texts, strict=True)
+    ]
+    dataset = tokenize(write_rows([{"messages": turns}]), overlong="truncate")
+    assert tokenizer.decode(dataset.tokens.tolist()).endswith("ba<|im_end|>")
+
+
 def test_nothing_left_is_an_error(tokenize: Any, write_rows: Any) -> None:
     with pytest.raises(DataError, match="all 1 rows are longer"):
         tokenize(write_rows(ROWS[1:]))

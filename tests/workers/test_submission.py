@@ -1,0 +1,98 @@
+"""A submission fixes everything of its job: request over host over default, whatever changes later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings
+from registry.errors import DatasetError
+from registry.messages import TrainingSubmission
+from registry.records import Checkpoint, Dataset, TrainingJob
+from registry.store import Registry
+from registry.testing import make_checkpoint
+from trainer.config.job import JobConfig
+from trainer.errors import ConfigError
+from workers.job_files import job_config
+from workers.submission import submit
+
+ROWS = [{"prompt": "(add 1 2)", "completion": "3"}, {"prompt": "( MUL 02 x )", "completion": "2x"}]
+
+
+@pytest.fixture
+def base(registry: Registry) -> Checkpoint:
+    with registry.transaction() as tx:
+        checkpoint = make_checkpoint(id="base-aaaaaa", origin="base", step=0)
+        tx.add(checkpoint, actor="test")
+    return checkpoint
+
+
+@pytest.fixture
+def rows(settings: Settings) -> Path:
+    path = settings.paths.inbox / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def with_training(settings: Settings, **changes: object) -> Settings:
+    return settings.model_copy(update={"training": settings.training.model_copy(update=changes)})
+
+
+def config_of(job: TrainingJob, *, registry: Registry, base: Checkpoint, settings: Settings) -> JobConfig:
+    with registry.reading() as tx:
+        dataset = tx.get(Dataset, job.dataset_id)
+    return job_config(job, dataset=dataset, parent=base, settings=settings)
+
+
+def test_what_a_request_names_is_fixed_over_what_the_host_says(
+    registry: Registry, settings: Settings, base: Checkpoint, rows: Path
+) -> None:
+    host = with_training(settings, profile="emoji_think", overlong="truncate")
+    request = TrainingSubmission(dataset=str(rows), profile="regime3")
+    job = submit(request, settings=host, registry=registry).job
+    later = with_training(settings, profile="plain_sft", overlong="reject")
+    config = config_of(job, registry=registry, base=base, settings=later)
+    assert (config.profile.name, config.data.overlong) == ("regime3", "truncate")
+
+
+def test_a_plain_job_stays_plain_under_another_default(
+    registry: Registry, settings: Settings, base: Checkpoint, rows: Path
+) -> None:
+    job = submit(TrainingSubmission(dataset=str(rows)), settings=settings, registry=registry).job
+    later = with_training(settings, profile="emoji_think", overlong="reject")
+    config = config_of(job, registry=registry, base=base, settings=later)
+    assert (config.profile.name, config.data.overlong) == ("plain_sft", "drop")
+
+
+def test_another_profile_is_another_job(
+    registry: Registry, settings: Settings, base: Checkpoint, rows: Path
+) -> None:
+    jobs = [
+        submit(TrainingSubmission(dataset=str(rows), profile=name), settings=settings, registry=registry)
+        for name in (None, "plain_sft", "regime3", "regime3")
+    ]
+    assert [job.is_new for job in jobs] == [True, False, True, False]
+
+
+def test_a_row_that_the_profile_has_no_form_for_is_refused_at_the_door(
+    registry: Registry, settings: Settings, base: Checkpoint, rows: Path
+) -> None:
+    with rows.open("a") as stream:
+        stream.write(json.dumps({"prompt": "hello", "completion": "x"}) + "\n")
+    request = TrainingSubmission(dataset=str(rows), profile="regime3")
+    with pytest.raises(
+        DatasetError, match=r"row 3 is not for profile regime3: messages\[0\] \(user\): the canon"
+    ):
+        submit(request, settings=settings, registry=registry)
+
+
+def test_a_profile_that_is_not_there_is_refused_at_the_door(
+    registry: Registry, settings: Settings, base: Checkpoint, rows: Path
+) -> None:
+    request = TrainingSubmission(dataset=str(rows), profile="regime4")
+    with pytest.raises(ConfigError, match=r"Did you mean regime3\?"):
+        submit(request, settings=settings, registry=registry)
+    with registry.reading() as tx:
+        assert tx.find(TrainingJob) == []
