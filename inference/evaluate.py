@@ -22,6 +22,7 @@ from inference.prompts import encode_row
 from inference.scoring import Score, score
 from registry.errors import DatasetError, TandemError
 from registry.files import sha256_file
+from registry.judging import DEFAULT_SCORER, Judge, Judgement, same_text
 from registry.messages import ArtifactReference, EvaluationAnswer, EvaluationRequest
 from registry.records import TEMPERATURES, ExampleResult, GenerationSettings
 from registry.rows import ChatRow, read_rows
@@ -35,6 +36,7 @@ def evaluate(
     host: str,
     clock: Callable[[], datetime],
     limits: BatchLimits = DEFAULT_LIMITS,
+    judge: Judge = same_text,
 ) -> EvaluationAnswer:
     """Score and generate for every row of the suite, with what `request` names, verified by content.
 
@@ -45,7 +47,7 @@ def evaluate(
     examples: tuple[ExampleResult, ...] = ()
     problem = ""
     try:
-        examples = _run(request, limits=limits)
+        examples = _run(request, limits=limits, judge=judge)
     except (TandemError, OSError) as error:
         problem = f"{type(error).__name__}: {error}"
     finally:
@@ -68,6 +70,7 @@ def evaluate_rows(
     *,
     settings: GenerationSettings,
     limits: BatchLimits = DEFAULT_LIMITS,
+    judge: Judge = same_text,
 ) -> tuple[ExampleResult, ...]:
     """A result for every row, in order. A row whose numbers could not be had says why in `problem`."""
     if not loaded.has_finite_weights:
@@ -79,11 +82,12 @@ def evaluate_rows(
     replies = generate(loaded, [encoded[place].prompt for place in fitting], settings=settings, limits=limits)
     by_place = dict(zip(fitting, replies, strict=True))
     return tuple(
-        _example(row, scored=scores[place], reply=by_place.get(place)) for place, row in enumerate(rows)
+        _example(row, scored=scores[place], reply=by_place.get(place), judge=judge)
+        for place, row in enumerate(rows)
     )
 
 
-def _run(request: EvaluationRequest, *, limits: BatchLimits) -> tuple[ExampleResult, ...]:
+def _run(request: EvaluationRequest, *, limits: BatchLimits, judge: Judge) -> tuple[ExampleResult, ...]:
     rows = _suite_rows(request.suite)
     loaded = load_model(
         Path(request.model.path),
@@ -91,7 +95,7 @@ def _run(request: EvaluationRequest, *, limits: BatchLimits) -> tuple[ExampleRes
         num_threads=request.num_threads,
         expected_sha256=request.model.sha256,
     )
-    return evaluate_rows(loaded, rows, settings=request.settings, limits=limits)
+    return evaluate_rows(loaded, rows, settings=request.settings, limits=limits, judge=judge)
 
 
 def _suite_rows(suite: ArtifactReference) -> list[ChatRow]:
@@ -119,13 +123,17 @@ def _suite_rows(suite: ArtifactReference) -> list[ChatRow]:
     return rows
 
 
-def _example(row: ChatRow, *, scored: Score, reply: Generated | None) -> ExampleResult:
+def _example(row: ChatRow, *, scored: Score, reply: Generated | None, judge: Judge) -> ExampleResult:
     if reply is None:
         return _unanswered(row, problem=scored.problem)
     problems = [scored.problem] if scored.problem else []
     if reply.finish_reason == "error":
         problems.append("the model's logits were not finite while it answered")
-    is_same = reply.text.strip() == row.expected.strip()
+    # A reply that was cut off is not an answer, even if it happens to match so far.
+    is_whole = reply.finish_reason == "stop"
+    judgement = judge(row, reply.text) if is_whole else Judgement(is_correct=False)
+    if judgement.problem:
+        problems.append(judgement.problem)
     return ExampleResult(
         row_id=row.content_id,
         difficulty=row.difficulty,
@@ -133,8 +141,8 @@ def _example(row: ChatRow, *, scored: Score, reply: Generated | None) -> Example
         cluster=row.cluster,
         expected=row.expected,
         answer=reply.text,
-        # A reply that was cut off is not an answer, even if it happens to match so far.
-        is_correct=is_same and reply.finish_reason == "stop" and not problems,
+        is_correct=judgement.is_correct and not problems,
+        scorer=row.scorer or DEFAULT_SCORER,
         loss=scored.loss,
         num_answer_tokens=scored.num_tokens,
         confidence=reply.confidence,
@@ -156,6 +164,7 @@ def _unanswered(row: ChatRow, *, problem: str) -> ExampleResult:
         expected=row.expected,
         answer="",
         is_correct=False,
+        scorer=row.scorer or DEFAULT_SCORER,
         loss=None,
         num_answer_tokens=0,
         confidence=None,

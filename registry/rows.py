@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from registry.errors import DatasetError
 from registry.files import sha256_text
@@ -36,6 +36,8 @@ class ChatRow(Record):
     difficulty: str = DEFAULT_DIFFICULTY
     tags: tuple[str, ...] = ()
     cluster: str = Field(default="", description="rows that share something, such as a text, bear one name")
+    scorer: str = Field(default="", description="who judges a reply; the exact text unless named")
+    scoring: dict[str, JsonValue] = Field(default_factory=dict, description="options of the scorer")
 
     @property
     def prompt(self) -> tuple[ChatMessage, ...]:
@@ -115,9 +117,8 @@ def _json_value(line: str, *, source: str) -> Any:
 
 
 def _row_fields(value: dict[str, Any], *, source: str) -> dict[str, Any]:
-    extras: dict[str, Any] = {
-        key: value[key] for key in ("id", "difficulty", "tags", "cluster") if key in value
-    }
+    names = ("id", "difficulty", "tags", "cluster", "scorer", "scoring")
+    extras: dict[str, Any] = {key: value[key] for key in names if key in value}
     if "messages" in value:
         return {"messages": _turns(value["messages"]), **extras}
     if "prompt" in value and "completion" in value:

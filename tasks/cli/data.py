@@ -16,7 +16,7 @@ from registry.rows import ChatRow, read_rows
 from registry.schema import check_schema
 from registry.store import Registry
 from tasks.cli.output import console, print_json
-from workers.intake import overlapping_rows
+from workers.intake import overlaps_with
 
 data_commands = typer.Typer(help="Data files.", no_args_is_help=True)
 MAX_NAMED = 10
@@ -35,7 +35,8 @@ def data_validate(
     """Check every row, and that none stands in the validation suite. Exit 1 at the first bad row."""
     rows = list(read_rows(path))
     suite = _active_suite()
-    overlap = [] if suite is None else overlapping_rows(rows, suite=suite)
+    limits = load_settings().contamination
+    overlap = [] if suite is None else overlaps_with(path, suite=suite, limits=limits)
     report = {
         "file": str(path),
         "num_rows": len(rows),
@@ -49,9 +50,9 @@ def data_validate(
         in_suite = "no suite is active" if suite is None else f"{len(overlap)} in the validation suite"
         console.print(f"{len(rows)} rows, {report['num_repeated']} repeated, {in_suite}")
     if overlap:
-        named = ", ".join(map(str, overlap[:MAX_NAMED]))
+        named = ", ".join(map(str, overlap[:MAX_NAMED])) + (", ..." if overlap[MAX_NAMED:] else "")
         raise DatasetError(
-            f"{path}: {len(overlap)} rows are in the validation suite (rows {named}, ...).",
+            f"{path}: {len(overlap)} rows are also in the validation suite: {named}.",
             remedy="Remove them: accuracy on rows that were trained on means nothing.",
         )
 
