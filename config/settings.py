@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from config.errors import SettingsError
 from config.home import Home
+from intelligence.contamination import ContaminationLimits
 from intelligence.scores import RankingWeights
 from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
@@ -189,6 +190,7 @@ class Settings(BaseSettings):
     regression: RegressionLimits = RegressionLimits()
     testing: AccuracyLimits = AccuracyLimits()
     calibration: CalibrationRules = CalibrationRules()
+    contamination: ContaminationLimits = ContaminationLimits()
     ranking: RankingSettings = RankingSettings()
     deployment: DeploymentSettings = DeploymentSettings()
     server: ServerSettings = ServerSettings()

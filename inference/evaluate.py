@@ -22,6 +22,7 @@ from inference.prompts import encode_row
 from inference.scoring import Score, score
 from registry.errors import DatasetError, ProfileError, TandemError
 from registry.files import sha256_file
+from registry.judging import DEFAULT_SCORER, Judge, Judgement, same_text
 from registry.messages import ArtifactReference, EvaluationAnswer, EvaluationRequest
 from registry.profiles.base import Profile, expected_answer
 from registry.records import TEMPERATURES, ExampleResult, GenerationSettings
@@ -36,6 +37,7 @@ def evaluate(
     host: str,
     clock: Callable[[], datetime],
     limits: BatchLimits = DEFAULT_LIMITS,
+    judge: Judge = same_text,
 ) -> EvaluationAnswer:
     """Score and generate for every row of the suite, with what `request` names, verified by content.
 
@@ -46,7 +48,7 @@ def evaluate(
     examples: tuple[ExampleResult, ...] = ()
     problem = ""
     try:
-        examples = _run(request, limits=limits)
+        examples = _run(request, limits=limits, judge=judge)
     except (TandemError, OSError) as error:
         problem = f"{type(error).__name__}: {error}"
     finally:
@@ -69,13 +71,14 @@ def evaluate_rows(
     *,
     settings: GenerationSettings,
     limits: BatchLimits = DEFAULT_LIMITS,
+    judge: Judge = same_text,
 ) -> tuple[ExampleResult, ...]:
     """A result for every row, in order. A row whose numbers could not be had says why in `problem`."""
     if not loaded.has_finite_weights:
         return tuple(_unanswered(row, problem=UNUSABLE_WEIGHTS) for row in rows)
     problems = [_unfit(loaded.profile, row) for row in rows]
     fit = [row for row, problem in zip(rows, problems, strict=True) if not problem]
-    answered = iter(_evaluate_fit(loaded, fit, settings=settings, limits=limits))
+    answered = iter(_evaluate_fit(loaded, fit, settings=settings, limits=limits, judge=judge))
     return tuple(
         _unanswered(row, problem=problem) if problem else next(answered)
         for row, problem in zip(rows, problems, strict=True)
@@ -83,7 +86,12 @@ def evaluate_rows(
 
 
 def _evaluate_fit(
-    loaded: LoadedModel, rows: Sequence[ChatRow], *, settings: GenerationSettings, limits: BatchLimits
+    loaded: LoadedModel,
+    rows: Sequence[ChatRow],
+    *,
+    settings: GenerationSettings,
+    limits: BatchLimits,
+    judge: Judge,
 ) -> tuple[ExampleResult, ...]:
     loaded = replace(loaded, confidence_temperatures=TEMPERATURES)
     encoded = [encode_row(loaded, row) for row in rows]
@@ -92,7 +100,7 @@ def _evaluate_fit(
     replies = generate(loaded, [encoded[place].prompt for place in fitting], settings=settings, limits=limits)
     by_place = dict(zip(fitting, replies, strict=True))
     return tuple(
-        _example(row, scored=scores[place], reply=by_place.get(place), profile=loaded.profile)
+        _example(row, scored=scores[place], reply=by_place.get(place), profile=loaded.profile, judge=judge)
         for place, row in enumerate(rows)
     )
 
@@ -106,7 +114,7 @@ def _unfit(profile: Profile, row: ChatRow) -> str:
     return ""
 
 
-def _run(request: EvaluationRequest, *, limits: BatchLimits) -> tuple[ExampleResult, ...]:
+def _run(request: EvaluationRequest, *, limits: BatchLimits, judge: Judge) -> tuple[ExampleResult, ...]:
     rows = _suite_rows(request.suite)
     loaded = load_model(
         Path(request.model.path),
@@ -114,7 +122,7 @@ def _run(request: EvaluationRequest, *, limits: BatchLimits) -> tuple[ExampleRes
         num_threads=request.num_threads,
         expected_sha256=request.model.sha256,
     )
-    return evaluate_rows(loaded, rows, settings=request.settings, limits=limits)
+    return evaluate_rows(loaded, rows, settings=request.settings, limits=limits, judge=judge)
 
 
 def _suite_rows(suite: ArtifactReference) -> list[ChatRow]:
@@ -142,14 +150,21 @@ def _suite_rows(suite: ArtifactReference) -> list[ChatRow]:
     return rows
 
 
-def _example(row: ChatRow, *, scored: Score, reply: Generated | None, profile: Profile) -> ExampleResult:
+def _example(
+    row: ChatRow, *, scored: Score, reply: Generated | None, profile: Profile, judge: Judge
+) -> ExampleResult:
     if reply is None:
         return _unanswered(row, problem=scored.problem)
     problems = [scored.problem] if scored.problem else []
     if reply.finish_reason == "error":
         problems.append("the model's logits were not finite while it answered")
     expected, answer = expected_answer(profile, row), profile.plain_answer(reply.text)
-    is_same = answer is not None and answer.strip() == expected.strip()
+    # A reply that was cut off, or that is not in the profile's form, is no answer, even if it seems right.
+    is_answer = reply.finish_reason == "stop" and answer is not None
+    asked = row.answered_by(expected)
+    judgement = judge(asked, answer or "") if is_answer else Judgement(is_correct=False)
+    if judgement.problem:
+        problems.append(judgement.problem)
     return ExampleResult(
         row_id=row.content_id,
         difficulty=row.difficulty,
@@ -158,8 +173,8 @@ def _example(row: ChatRow, *, scored: Score, reply: Generated | None, profile: P
         expected=expected,
         # A reply that is not in the profile's form is shown as it came.
         answer=reply.text if answer is None else answer,
-        # A reply that was cut off is not an answer, even if it happens to match so far.
-        is_correct=is_same and reply.finish_reason == "stop" and not problems,
+        is_correct=judgement.is_correct and not problems,
+        scorer=row.scorer or DEFAULT_SCORER,
         loss=scored.loss,
         num_answer_tokens=scored.num_tokens,
         confidence=reply.confidence,
@@ -181,6 +196,7 @@ def _unanswered(row: ChatRow, *, problem: str) -> ExampleResult:
         expected=row.expected,
         answer="",
         is_correct=False,
+        scorer=row.scorer or DEFAULT_SCORER,
         loss=None,
         num_answer_tokens=0,
         confidence=None,

@@ -230,3 +230,4 @@ class SuiteBuild(Record):
 
     path: str = Field(min_length=1)
     name: str = Field(default="validation", min_length=1, max_length=80)
+    scorer: str = Field(default="", max_length=80, description="judges the rows that name no scorer")

@@ -159,6 +159,7 @@ class ExampleResult(Record):
     expected: str
     answer: str
     is_correct: bool
+    scorer: str = "exact"
     loss: float | None
     num_answer_tokens: int = Field(ge=0)
     confidence: float | None = Field(default=None, ge=0, le=1)

@@ -23,7 +23,7 @@ ACCEPTED = (
     "one); or 'conversations' with 'from' and 'value' (ShareGPT)"
 )
 SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-KEPT = ("id", "difficulty", "tags", "cluster")
+KEPT = ("id", "difficulty", "tags", "cluster", "scorer", "scoring")
 
 Turn = dict[str, Any]
 

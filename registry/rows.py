@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from registry.errors import DatasetError
 from registry.files import sha256_text
@@ -37,6 +37,8 @@ class ChatRow(Record):
     difficulty: str = DEFAULT_DIFFICULTY
     tags: tuple[str, ...] = ()
     cluster: str = Field(default="", description="rows that share something, such as a text, bear one name")
+    scorer: str = Field(default="", description="who judges a reply; the exact text unless named")
+    scoring: dict[str, JsonValue] = Field(default_factory=dict, description="options of the scorer")
 
     @property
     def prompt(self) -> tuple[ChatMessage, ...]:
@@ -47,6 +49,14 @@ class ChatRow(Record):
     def expected(self) -> str:
         """The last turn's text."""
         return self.messages[-1].content
+
+    def answered_by(self, expected: str) -> ChatRow:
+        """The same question with another expected answer."""
+        if expected == self.expected:
+            return self
+        return self.model_copy(
+            update={"messages": (*self.prompt, ChatMessage(role="assistant", content=expected))}
+        )
 
     @property
     def content_id(self) -> str:

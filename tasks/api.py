@@ -184,9 +184,9 @@ class Tandem:
             self.context.registry, left_id=left_id, right_id=right_id, settings=self.context.settings.ranking
         )
 
-    def build_suite(self, path: str | Path, *, name: str = "validation") -> Suite:
-        """Make a JSONL file the active validation suite."""
-        fields = {"path": _absolute(path), "name": name}
+    def build_suite(self, path: str | Path, *, name: str = "validation", scorer: str = "") -> Suite:
+        """Make a JSONL file the active validation suite; `scorer` judges the rows that name none."""
+        fields = {"path": _absolute(path), "name": name, "scorer": scorer}
         return ask(self.context, "suite.build", fields=fields, answer=Suite)
 
     def deploy(self, checkpoint_id: str | None = None) -> Deployment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from intelligence import scorers
 from intelligence.summary import summarise
 from registry import asks, judgements
 from registry.messages import EvaluationAnswer, EvaluationDeferral, EvaluationRequest
@@ -23,7 +24,7 @@ def run(request: EvaluationRequest, context: Context) -> None:
             )
             context.deliver(Message("evaluation.defer", deferral))
             return
-        answer = evaluate(request, host=context.host, clock=context.registry.clock)
+        answer = evaluate(request, host=context.host, clock=context.registry.clock, judge=scorers.judge)
     context.deliver(Message("evaluation.record", answer))
 
 

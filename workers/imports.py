@@ -41,11 +41,13 @@ def import_model(request: CheckpointImport, *, settings: Settings, registry: Reg
 def import_suite(request: SuiteBuild, *, settings: Settings, registry: Registry) -> Suite:
     """Check a suite and make it the active one; `DatasetError` where training data overlaps it."""
     source = intake.locate(request.path, settings=settings)
-    suite = intake.take_suite(source, name=request.name, settings=settings, now=registry.clock())
+    suite = intake.take_suite(
+        source, name=request.name, settings=settings, now=registry.clock(), scorer=request.scorer
+    )
     with registry.reading() as tx:
         datasets = tx.find(Dataset)
     for dataset in datasets:
-        intake.refuse_overlap(dataset, suite=suite)
+        intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
     with registry.transaction() as tx:
         for other in tx.find(Suite, is_active=True):
             tx.update(other, is_active=False)

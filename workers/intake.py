@@ -6,6 +6,8 @@ or edits later changes no job.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import stat
 import tempfile
@@ -16,8 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from config.settings import Settings
+from intelligence import scorers
+from intelligence.contamination import ContaminationLimits, Overlap, find_overlaps, question
 from registry.errors import DatasetError, ManifestError, ProfileError
-from registry.files import sha256_file, sync_directory, sync_tree
+from registry.files import sha256_file, sync_directory, sync_tree, write_atomically
 from registry.manifests import Manifest, list_files, weights_sha256, write_manifest
 from registry.profiles.base import Profile, wrap_row
 from registry.profiles.catalogue import PLAIN
@@ -26,6 +30,7 @@ from registry.rows import ChatRow, read_rows
 
 MODEL_SUFFIXES = {".json", ".safetensors", ".txt", ".jinja", ".model"}
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+MAX_NAMED = 3
 
 
 def locate(name: str, *, settings: Settings) -> Path:
@@ -69,11 +74,18 @@ def take_dataset(path: Path, *, settings: Settings, now: datetime) -> Dataset:
     )
 
 
-def take_suite(path: Path, *, name: str, settings: Settings, now: datetime) -> Suite:
-    """Check a suite: every row has an answer, and no row stands in it twice."""
+def take_suite(path: Path, *, name: str, settings: Settings, now: datetime, scorer: str = "") -> Suite:
+    """Check a suite: each row has an answer that its own scorer accepts, and none stands in it twice.
+
+    `scorer` is written into the rows that name none, so that the suite's content says how it is judged.
+    Raises `DatasetError`, or `UnknownScorer` with the list of names.
+    """
     copy, digest, num_rows = _take_rows(path, store=settings.paths.suites)
+    if scorer:
+        copy, digest = _with_scorer(copy, scorer=scorer)
     rows = list(read_rows(copy))
     _refuse_repeated(rows, name=path.name)
+    _refuse_unjudged(rows, name=path.name)
     _refuse_too_few(rows, name=path.name, min_rows=settings.regression.min_pairs)
     return Suite(
         id=f"suite-{digest[:12]}",
@@ -87,16 +99,15 @@ def take_suite(path: Path, *, name: str, settings: Settings, now: datetime) -> S
     )
 
 
-def refuse_overlap(dataset: Dataset, *, suite: Suite) -> None:
-    """`DatasetError` where a training row asks what the suite asks: its accuracy would be a lie."""
-    asked = {_question(row) for row in read_rows(Path(suite.path))}
-    for number, row in enumerate(read_rows(Path(dataset.path)), start=1):
-        if _question(row) in asked:
-            question = row.prompt[-1].content[:80]
-            raise DatasetError(
-                f"{dataset.name}, row {number} is also in the validation suite {suite.id}: {question!r}.",
-                remedy="Remove it from the training data; `tandem data validate FILE` names every such row.",
-            )
+def refuse_overlap(dataset: Dataset, *, suite: Suite, limits: ContaminationLimits | None = None) -> None:
+    """`DatasetError` where training rows give away what the suite asks: its accuracy would be a lie."""
+    overlaps = overlaps_with(Path(dataset.path), suite=suite, limits=limits)
+    if overlaps:
+        named = ", ".join(map(str, overlaps[:MAX_NAMED])) + (", ..." if overlaps[MAX_NAMED:] else "")
+        raise DatasetError(
+            f"{dataset.name}: {len(overlaps)} rows are also in the validation suite {suite.id}: {named}.",
+            remedy="Remove them from the training data; `tandem data validate FILE` names every such row.",
+        )
 
 
 def refuse_unfit(rows: Iterable[ChatRow], *, name: str, profile: Profile) -> None:
@@ -113,10 +124,10 @@ def refuse_unfit(rows: Iterable[ChatRow], *, name: str, profile: Profile) -> Non
             ) from None
 
 
-def overlapping_rows(rows: Iterable[ChatRow], *, suite: Suite) -> list[int]:
-    """Numbers (from 1) of the rows that the suite asks too."""
-    asked = {_question(row) for row in read_rows(Path(suite.path))}
-    return [number for number, row in enumerate(rows, start=1) if _question(row) in asked]
+def overlaps_with(path: Path, *, suite: Suite, limits: ContaminationLimits | None = None) -> list[Overlap]:
+    """The rows of a file that share too much with the suite, each with what it shares."""
+    asked = list(read_rows(Path(suite.path)))
+    return find_overlaps(read_rows(path), suite=asked, limits=limits or ContaminationLimits())
 
 
 def take_model(source: Path, *, into: Path, manifest_fields: dict[str, object], now: datetime) -> Manifest:
@@ -177,13 +188,45 @@ def _take_rows(path: Path, *, store: Path) -> tuple[Path, str, int]:
     return kept, digest, num_rows
 
 
+def _with_scorer(copy: Path, *, scorer: str) -> tuple[Path, str]:
+    scorers.find(scorer)
+    lines = []
+    for row in read_rows(copy):
+        named = row.changed(scorer=row.scorer or scorer)
+        lines.append(json.dumps(named.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False))
+    content = ("\n".join(lines) + "\n").encode()
+    digest = hashlib.sha256(content).hexdigest()
+    kept = copy.with_name(f"{digest}.jsonl")
+    write_atomically(kept, content=content)
+    return kept, digest
+
+
 def _refuse_repeated(rows: Sequence[ChatRow], *, name: str) -> None:
-    counts = Counter(_question(row) for row in rows)
+    counts = Counter(question(row) for row in rows)
+    ids = Counter(row.content_id for row in rows)
     for number, row in enumerate(rows, start=1):
-        if counts[_question(row)] > 1:
+        if counts[question(row)] > 1:
             raise DatasetError(
-                f"{name}, row {number} stands in the suite {counts[_question(row)]} times.",
+                f"{name}, row {number} stands in the suite {counts[question(row)]} times.",
                 remedy="Keep one of them: a repeated question counts more than the others.",
+            )
+        if ids[row.content_id] > 1:
+            raise DatasetError(
+                f"{name}, row {number}: {ids[row.content_id]} rows have the id {row.content_id!r}.",
+                remedy="Give each row an id of its own, or none: results are paired by it.",
+            )
+
+
+def _refuse_unjudged(rows: Sequence[ChatRow], *, name: str) -> None:
+    for number, row in enumerate(rows, start=1):
+        if row.scorer:
+            scorers.find(row.scorer)
+        judgement = scorers.judge(row, row.expected)
+        if not judgement.is_correct:
+            raise DatasetError(
+                f"{name}, row {number}: {judgement.problem or 'its own answer is wrong to its scorer'}"
+                f" ({row.scorer or 'exact'}: {row.expected[:60]!r}).",
+                remedy="Mend the answer, or name another scorer: no reply could ever be correct.",
             )
 
 
@@ -193,10 +236,6 @@ def _refuse_too_few(rows: Sequence[ChatRow], *, name: str, min_rows: int) -> Non
             f"{name} has {len(rows)} rows; a verdict needs {min_rows} at least.",
             remedy="Add rows, or lower TANDEM_REGRESSION__MIN_PAIRS and know that verdicts say less.",
         )
-
-
-def _question(row: ChatRow) -> tuple[tuple[str, str], ...]:
-    return tuple((message.role, message.content.strip()) for message in row.prompt)
 
 
 def _manifest(directory: Path, *, fields: dict[str, object], now: datetime) -> Manifest:

@@ -34,7 +34,7 @@ def submit(request: TrainingSubmission, *, settings: Settings, registry: Registr
         lineage.parent_for(tx, wish=request.parent)
         suite = lineage.active_suite(tx)
     if suite is not None:
-        intake.refuse_overlap(dataset, suite=suite)
+        intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
     with registry.transaction() as tx:
         dataset = _keep_dataset(tx, dataset=dataset)
         job = _job(

@@ -17,6 +17,7 @@ from tasks.api import Tandem
 from tasks.cli.calibration import print_calibrations
 from tasks.cli.comparison import checkpoint_compare
 from tasks.cli.output import checkpoints_table, console, print_json, styled
+from tasks.cli.rejudging import checkpoint_rejudge
 from tasks.cli.verdicts import print_report, print_verdict
 from workers.status import checkpoint_lines
 
@@ -78,6 +79,7 @@ def checkpoint_show(checkpoint_id: str, as_json: Json = False) -> None:
 
 
 checkpoint_commands.command("compare")(checkpoint_compare)
+checkpoint_commands.command("rejudge")(checkpoint_rejudge)
 
 
 @checkpoint_commands.command("import")
@@ -99,10 +101,11 @@ def checkpoint_import(
 def suite_build(
     path: Annotated[Path, typer.Argument(help="JSONL file; rows may bear difficulty and tags.")],
     name: Annotated[str, typer.Option(help="Name to show.")] = "validation",
+    scorer: Annotated[str, typer.Option(help="Judges the rows that name no scorer.")] = "",
     as_json: Json = False,
 ) -> None:
     """Make a file the active validation suite. It is copied; edits to the file change nothing."""
-    suite = Tandem().build_suite(path, name=name)
+    suite = Tandem().build_suite(path, name=name, scorer=scorer)
     if as_json:
         print_json(suite)
     else:

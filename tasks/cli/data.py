@@ -18,7 +18,7 @@ from registry.store import Registry
 from tasks.cli.output import console, print_json
 from trainer.config.pinned import profile_named
 from workers.conversion import convert
-from workers.intake import overlapping_rows, refuse_unfit
+from workers.intake import overlaps_with, refuse_unfit
 
 data_commands = typer.Typer(help="Data files.", no_args_is_help=True)
 MAX_NAMED = 10
@@ -41,7 +41,8 @@ def data_validate(
     if profile is not None:
         refuse_unfit(rows, name=path.name, profile=profile_named(profile))
     suite = _active_suite()
-    overlap = [] if suite is None else overlapping_rows(rows, suite=suite)
+    limits = load_settings().contamination
+    overlap = [] if suite is None else overlaps_with(path, suite=suite, limits=limits)
     report = {
         "file": str(path),
         "num_rows": len(rows),
@@ -55,9 +56,9 @@ def data_validate(
         in_suite = "no suite is active" if suite is None else f"{len(overlap)} in the validation suite"
         console.print(f"{len(rows)} rows, {report['num_repeated']} repeated, {in_suite}")
     if overlap:
-        named = ", ".join(map(str, overlap[:MAX_NAMED]))
+        named = ", ".join(map(str, overlap[:MAX_NAMED])) + (", ..." if overlap[MAX_NAMED:] else "")
         raise DatasetError(
-            f"{path}: {len(overlap)} rows are in the validation suite (rows {named}, ...).",
+            f"{path}: {len(overlap)} rows are also in the validation suite: {named}.",
             remedy="Remove them: accuracy on rows that were trained on means nothing.",
         )
 

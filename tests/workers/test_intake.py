@@ -4,8 +4,12 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
+from intelligence.contamination import ContaminationLimits
+from intelligence.errors import UnknownScorer
 from registry.errors import DatasetError, ManifestError
+from registry.files import sha256_file
 from registry.manifests import verify
+from registry.rows import read_rows
 from registry.testing import START, make_suite
 from workers import intake
 
@@ -71,7 +75,9 @@ def test_a_training_row_that_the_suite_asks_is_refused_by_number(settings: Setti
     dataset = intake.take_dataset(
         write_rows(settings.paths.inbox / "a.jsonl", "free", "held"), settings=settings, now=START
     )
-    with pytest.raises(DatasetError, match="row 2 is also in the validation suite"):
+    with pytest.raises(
+        DatasetError, match=r"a: 1 rows are also in the validation suite .*row 2 \(the whole question"
+    ):
         intake.refuse_overlap(dataset, suite=make_suite(path=str(suite_path)))
 
 
@@ -111,3 +117,62 @@ def test_a_directory_of_pickled_weights_is_no_model(tmp_path: Path) -> None:
         intake.check_model_directory(source)
     with pytest.raises(ManifestError, match="is not a directory"):
         intake.check_model_directory(tmp_path / "nothing")
+
+
+def write_suite(settings: Settings, *rows: dict[str, object]) -> Path:
+    """These rows, and as many others as a suite needs."""
+    path = settings.paths.inbox / "suite.jsonl"
+    others = [{"prompt": f"say {number}", "completion": str(number)} for number in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *others]))
+    return path
+
+
+def test_the_suites_scorer_is_written_into_the_rows_that_name_none(settings: Settings) -> None:
+    path = write_suite(settings, {"prompt": "a", "completion": "[1]", "scorer": "json", "id": "own"})
+    suite = intake.take_suite(path, name="s", settings=settings, now=START, scorer="numeric")
+    plain = intake.take_suite(path, name="s", settings=settings, now=START)
+    first, *others = read_rows(Path(suite.path))
+    assert (first.scorer, first.id) == ("json", "own")
+    assert {row.scorer for row in others} == {"numeric"}
+    assert suite.id != plain.id
+    assert sha256_file(Path(suite.path)) == suite.content_sha256
+
+
+def test_an_unknown_scorer_is_refused_with_the_names_there_are(settings: Settings) -> None:
+    path = write_suite(settings, {"prompt": "a", "completion": "b", "scorer": "numerc"})
+    with pytest.raises(UnknownScorer, match=r"no scorer 'numerc'.*exact, json, numeric, reasoning-gym"):
+        intake.take_suite(path, name="s", settings=settings, now=START)
+    with pytest.raises(UnknownScorer, match="no scorer 'best'"):
+        intake.take_suite(write_suite(settings), name="s", settings=settings, now=START, scorer="best")
+
+
+def test_an_answer_that_its_own_scorer_cannot_accept_is_refused(settings: Settings) -> None:
+    path = write_suite(settings, {"prompt": "a", "completion": "many", "scorer": "numeric"})
+    with pytest.raises(DatasetError, match=r"suite.jsonl, row 1: .*'many' holds no number"):
+        intake.take_suite(path, name="s", settings=settings, now=START)
+
+
+def test_rows_of_one_id_are_refused(settings: Settings) -> None:
+    rows = [{"prompt": word, "completion": "b", "id": "same"} for word in ("a", "c")]
+    with pytest.raises(DatasetError, match="row 1: 2 rows have the id 'same'"):
+        intake.take_suite(write_suite(settings, *rows), name="s", settings=settings, now=START)
+
+
+def test_an_empty_suite_is_refused(settings: Settings) -> None:
+    path = settings.paths.inbox / "s.jsonl"
+    path.write_text("\n")
+    with pytest.raises(DatasetError, match="has no rows"):
+        intake.take_suite(path, name="s", settings=settings, now=START)
+
+
+def test_training_rows_that_share_a_run_of_words_are_refused_by_number(settings: Settings) -> None:
+    story = "one morning the old miller walked down to the river and found seven silver coins"
+    suite_path = write_rows(settings.paths.suites / "suite.jsonl", story)
+    path = write_rows(settings.paths.inbox / "a.jsonl", "free", f"Retell: {story}")
+    dataset = intake.take_dataset(path, settings=settings, now=START)
+    suite = make_suite(path=str(suite_path))
+    with pytest.raises(DatasetError, match=r"1 rows are also .*row 2 \(the words '.*seven silver coins"):
+        intake.refuse_overlap(dataset, suite=suite)
+    assert [one.row_number for one in intake.overlaps_with(path, suite=suite)] == [2]
+    lenient = ContaminationLimits(max_overlap=1.0)
+    intake.refuse_overlap(dataset, suite=suite, limits=lenient)
