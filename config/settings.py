@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from config.errors import SettingsError
 from config.home import Home
+from deploy.config import RemoteSettings
 from intelligence.scores import RankingWeights
 from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
@@ -181,6 +182,7 @@ class Settings(BaseSettings):
     calibration: CalibrationRules = CalibrationRules()
     ranking: RankingSettings = RankingSettings()
     deployment: DeploymentSettings = DeploymentSettings()
+    deploy: RemoteSettings = RemoteSettings()
     server: ServerSettings = ServerSettings()
     flower: FlowerSettings = FlowerSettings()
     schedule: ScheduleSettings = ScheduleSettings()

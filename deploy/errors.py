@@ -4,6 +4,7 @@ TandemError
 └── DeployError
     ├── NotDeployable    that checkpoint or release may not be served
     ├── TransferFailed   files did not arrive whole: no space, no permission, a wrong sha256
+    ├── HostUnreachable  the other host does not answer, is unknown, or refuses the key
     └── ServerFailed     the inference server cannot be reached, refuses the release, or answers wrongly
 """
 
@@ -20,6 +21,10 @@ class NotDeployable(DeployError):
 
 class TransferFailed(DeployError):
     """Files did not arrive whole."""
+
+
+class HostUnreachable(DeployError):
+    """The other host does not answer, is unknown, or refuses the key."""
 
 
 class ServerFailed(DeployError):

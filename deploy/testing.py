@@ -7,7 +7,15 @@ from datetime import datetime
 from pathlib import Path
 
 from deploy.errors import NotDeployable, ServerFailed, TransferFailed
-from deploy.target import NO_FILES, ExtraFiles, check_release_id, entries_of, model_files, prunable
+from deploy.target import (
+    NO_FILES,
+    ExtraFiles,
+    check_release_id,
+    check_step,
+    entries_of,
+    model_files,
+    prunable,
+)
 from registry.errors import ManifestError
 from registry.manifests import Manifest, verify, weights_sha256
 from registry.serving import ServerHealth, SetActiveAnswer
@@ -45,11 +53,12 @@ class FakeTarget:
             raise TransferFailed(f"Release {release_id} is damaged.")
         return self.releases[release_id]
 
-    def activate(self, release_id: str) -> None:
+    def activate(self, release_id: str, *, is_return: bool = False) -> None:
         """Remember."""
         check_release_id(release_id)
         if release_id not in self.releases:
             raise NotDeployable(f"There is no release {release_id}.")
+        check_step(release_id, current=self._current, is_return=is_return)
         self._current = release_id
 
     def current(self) -> str | None:

@@ -89,7 +89,17 @@ def test_the_newest_activation_is_current(target: ReleaseTarget, seal) -> None:
         target.push(source, release_id=name)
         target.activate(name)
     assert target.current() == TWO
-    target.activate(ONE)
+
+
+def test_an_older_release_becomes_current_as_a_return_only(target: ReleaseTarget, seal) -> None:
+    source = seal()
+    for name in (ONE, TWO):
+        target.push(source, release_id=name)
+    target.activate(TWO)
+    with pytest.raises(NotDeployable, match=f"{ONE} is older than {TWO}"):
+        target.activate(ONE)
+    assert target.current() == TWO
+    target.activate(ONE, is_return=True)
     assert target.current() == ONE
 
 
