@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,13 +11,14 @@ import paramiko
 from pydantic import JsonValue, ValidationError
 
 from deploy import errors
-from deploy.errors import DeployError, HostUnreachable
+from deploy.errors import DeployError, HostRefused, HostUnreachable
 from deploy.transfer import CONNECT_SECONDS, Endpoint
 from deploy.wire import Envelope, Reply, Request
 
 BLOCK_BYTES = 65536
 MAX_ANSWER_BYTES = 16_000_000
 KEEPALIVE_SECONDS = 5
+PAUSE_SECONDS = (1.0, 5.0, 15.0)
 ERRORS: dict[str, type[DeployError]] = {
     name: kind
     for name, kind in vars(errors).items()
@@ -41,12 +43,23 @@ Connect = Callable[[Endpoint], Line]
 
 
 class Gateway:
-    """`ask` a host. It connects when first asked and again after the line broke; `fence` is the lease's token."""
+    """`ask` a host. It connects when first asked, and again after the line broke.
 
-    def __init__(self, endpoint: Endpoint, *, connect: Connect, fence: int = 0) -> None:
+    `fence` is the token of the lease under which the caller acts.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        connect: Connect,
+        fence: int = 0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._endpoint = endpoint
         self._connect = connect
         self._fence = fence
+        self._sleep = sleep
         self._line: Line | None = None
         self._rest = b""
 
@@ -61,8 +74,18 @@ class Gateway:
     def ask(self, request: Request) -> JsonValue:
         """The gate's answer; its own error as it was raised there, `HostUnreachable` where the line is dead.
 
-        A request may be made again: each does nothing where it was done already.
+        A request is made again over a new line: each does nothing where it was done already.
         """
+        for pause_seconds in PAUSE_SECONDS:
+            try:
+                return self._ask(request)
+            except HostRefused:
+                raise
+            except HostUnreachable:
+                self._sleep(pause_seconds)
+        return self._ask(request)
+
+    def _ask(self, request: Request) -> JsonValue:
         envelope = Envelope(fence=self._fence, request=request)
         try:
             self._dial().sendall(envelope.model_dump_json().encode() + b"\n")
@@ -129,7 +152,7 @@ class _SshLine:
         self._channel.sendall(data)
 
     def recv(self, nbytes: int) -> bytes:
-        return self._channel.recv(nbytes)
+        return bytes(self._channel.recv(nbytes))
 
     def close(self) -> None:
         self._client.close()
@@ -142,8 +165,7 @@ def connect_by_ssh(*, silence_seconds: float) -> Connect:
         client = open_client(endpoint, silence_seconds=silence_seconds)
         try:
             transport = client.get_transport()
-            if transport is None:
-                raise EOFError("the connection is gone")
+            assert transport is not None  # noqa: S101 - connected just now
             transport.set_keepalive(KEEPALIVE_SECONDS)
             channel = transport.open_session(timeout=silence_seconds)
             channel.settimeout(silence_seconds)
@@ -173,33 +195,33 @@ def open_client(endpoint: Endpoint, *, silence_seconds: float) -> paramiko.SSHCl
             allow_agent=False,
             look_for_keys=False,
         )
-    except FileNotFoundError as error:
-        raise HostUnreachable(
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        client.close()
+        raise _unreachable(endpoint, error) from None
+    return client
+
+
+def _unreachable(endpoint: Endpoint, error: Exception) -> HostUnreachable:
+    if isinstance(error, FileNotFoundError):
+        return HostRefused(
             f"{error.filename} is missing, so {endpoint} cannot be reached.",
             remedy="`tandem init-host` makes the keys and known_hosts.",
-        ) from None
-    except paramiko.BadHostKeyException:
-        client.close()
-        raise HostUnreachable(
+        )
+    if isinstance(error, paramiko.BadHostKeyException):
+        return HostRefused(
             f"{endpoint} shows another host key than the known one.",
             remedy="Compare its key there before you change known_hosts: someone may stand between.",
-        ) from None
-    except paramiko.AuthenticationException:
-        client.close()
-        raise HostUnreachable(
+        )
+    if isinstance(error, paramiko.AuthenticationException):
+        return HostRefused(
             f"{endpoint} refuses the key {endpoint.key.name}.",
             remedy="Install its line in authorized_keys there.",
-        ) from None
-    except paramiko.SSHException as error:
-        client.close()
-        is_unknown = "not found in known_hosts" in str(error)
-        raise HostUnreachable(
-            f"{endpoint} is not in known_hosts." if is_unknown else f"{endpoint} cannot be reached: {error}.",
-            remedy=f"Compare its key there, then add it to {endpoint.known_hosts}." if is_unknown else "",
-        ) from None
-    except OSError as error:
-        client.close()
-        raise HostUnreachable(
-            f"{endpoint} cannot be reached: {error}.", remedy="Is it on, and its sshd up?"
-        ) from None
-    return client
+        )
+    if "not found in known_hosts" in str(error):
+        return HostRefused(
+            f"{endpoint} is not in known_hosts.",
+            remedy=f"Compare its key there, then add it to {endpoint.known_hosts}.",
+        )
+    return HostUnreachable(
+        f"{endpoint} cannot be reached: {error or type(error).__name__}.", remedy="Is it on, and its sshd up?"
+    )

@@ -136,8 +136,8 @@ class Receiver:
             (directory / name).unlink(missing_ok=True)
         if differing:
             raise TransferFailed(
-                f"{differing[0]} of {parcel.kind} {parcel.name[:20]} did not arrive on {self._host} as it was "
-                f"sent ({len(differing)} files differ).",
+                f"{parcel.kind} {parcel.name[:20]} did not arrive on {self._host} as it was sent: "
+                f"{differing[0]} differs, {len(differing)} in all.",
                 remedy="It is sent again; if this repeats, check the disk of both hosts.",
             )
 

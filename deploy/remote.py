@@ -5,12 +5,14 @@ Data goes by rsync with one key, commands go to the gate with another; see `depl
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from deploy.cache import SUITE_NAME
 from deploy.errors import DeployError, HostUnreachable, ServerFailed, TransferFailed
 from deploy.sftp import Sftp
 from deploy.target import check_release_id, model_files, source_manifest
@@ -37,7 +39,6 @@ from registry.records import Record
 from registry.serving import ServerHealth, SetActiveAnswer
 
 R = TypeVar("R", bound=Record)
-SUITE_NAME = "suite.jsonl"
 
 
 class Asks(Protocol):
@@ -154,18 +155,17 @@ class Candidates:
         parcel = _parcel("model", sha256, files=manifest.files, manifest=manifest)
         return send(parcel, source=source, gateway=self._gateway, carrier=self._carrier)
 
-    def send_suite(self, path: Path, *, sha256: str, link_dir: Path) -> str:
-        """A suite's file. `link_dir` is a directory of the caller's in which it gets its name there."""
+    def send_suite(self, path: Path, *, sha256: str, scratch_dir: Path) -> str:
+        """A suite's file. `scratch_dir` is an empty directory of the caller's."""
         try:
             entry = FileEntry(sha256=sha256_file(path), num_bytes=path.stat().st_size)
         except OSError as error:
             raise TransferFailed(f"The suite {path} cannot be read: {error.strerror}.") from error
         if entry.sha256 != sha256:
             raise TransferFailed(f"{path} has sha256 {entry.sha256[:12]}, not {sha256[:12]}.")
-        named = link_dir / SUITE_NAME
-        named.symlink_to(path.resolve())
+        shutil.copyfile(path, scratch_dir / SUITE_NAME)
         parcel = _parcel("suite", sha256, files={SUITE_NAME: entry}, manifest=None)
-        return send(parcel, source=link_dir, gateway=self._gateway, carrier=self._carrier)
+        return send(parcel, source=scratch_dir, gateway=self._gateway, carrier=self._carrier)
 
 
 def hello(gateway: Asks) -> HelloAnswer:

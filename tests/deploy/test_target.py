@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import DeployError, NotDeployable, TransferFailed
+from deploy.remote import RemoteTarget
 from deploy.target import LocalTarget, ReleaseTarget, prunable
 from deploy.testing import FakeTarget
 from registry.manifests import MANIFEST_NAME, read_manifest
+from tests.deploy.far import FarHost
 
 ONE, TWO, THREE = "r000001-aaaaaaaa", "r000002-bbbbbbbb", "r000003-cccccccc"
 
@@ -25,8 +27,10 @@ def releases(tmp_path: Path) -> Path:
     return tmp_path / "releases"
 
 
-@pytest.fixture(params=["local", "fake"])
-def target(request: pytest.FixtureRequest, releases: Path) -> ReleaseTarget:
+@pytest.fixture(params=["local", "fake", "remote"])
+def target(request: pytest.FixtureRequest, releases: Path, far: FarHost) -> ReleaseTarget:
+    if request.param == "remote":
+        return RemoteTarget(far.gateway(), carrier=far.carrier)
     return LocalTarget(releases) if request.param == "local" else FakeTarget()
 
 
