@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from deploy.cache import Cache
@@ -34,6 +35,7 @@ class Receiver:
 
     def __init__(self, config: GateConfig, *, measure_free: FreeBytes = free_bytes, host: str) -> None:
         self._incoming = config.incoming_dir
+        self._sealing = config.incoming_dir.with_name(f"{config.incoming_dir.name}-sealing")
         self._releases_dir = config.releases_dir
         self._releases = LocalTarget(config.releases_dir)
         self._cache = Cache(config.cache_dir, max_bytes=config.cache_bytes)
@@ -53,6 +55,7 @@ class Receiver:
         self._require_space(parcel)
         arriving = self._incoming / parcel.directory
         arriving.mkdir(exist_ok=True)
+        _move(parcel.files, source=self._sealing / parcel.directory, target=arriving)
         arriving.chmod(DIRECTORY_MODE)
         self._lay_base()
         return self._slot(parcel, is_present=False)
@@ -62,7 +65,8 @@ class Receiver:
         final = self._final(parcel)
         if final.is_dir():
             return str(final)
-        arrived = self._incoming / parcel.directory
+        self._take(parcel)
+        arrived = self._sealing / parcel.directory
         self._check(parcel, directory=arrived)
         if parcel.manifest is not None:
             write_manifest(arrived, manifest=parcel.manifest)
@@ -74,9 +78,17 @@ class Receiver:
         else:
             self._cache.add(arrived, name=parcel.name)
         sync_directory(final.parent)
-        shutil.rmtree(self._incoming / f"{parcel.directory}{PARTIAL_SUFFIX}", ignore_errors=True)
-        shutil.rmtree(self._incoming / BASE, ignore_errors=True)
+        for left in (parcel.directory, f"{parcel.directory}{PARTIAL_SUFFIX}", BASE):
+            shutil.rmtree(self._incoming / left, ignore_errors=True)
         return str(final)
+
+    def _take(self, parcel: Parcel) -> None:
+        """Move what arrived to where no key can write, before it is read.
+
+        A transfer whose sender was killed may still be at work in the directory that it knows.
+        """
+        shutil.rmtree(self._sealing, ignore_errors=True)
+        _move(parcel.files, source=self._incoming / parcel.directory, target=self._sealing / parcel.directory)
 
     def _final(self, parcel: Parcel) -> Path:
         if parcel.kind == "release":
@@ -135,6 +147,7 @@ class Receiver:
         for name in differing:
             (directory / name).unlink(missing_ok=True)
         if differing:
+            _move(parcel.files, source=directory, target=self._incoming / parcel.directory)
             raise TransferFailed(
                 f"{parcel.kind} {parcel.name[:20]} did not arrive on {self._host} as it was sent: "
                 f"{differing[0]} differs, {len(differing)} in all.",
@@ -151,6 +164,14 @@ class Receiver:
             base=BASE if (self._incoming / BASE).is_dir() else None,
             has_partial=partial.is_dir() and any(partial.iterdir()),
         )
+
+
+def _move(names: Iterable[str], *, source: Path, target: Path) -> None:
+    """Those of the files that are there."""
+    for name in names:
+        if (source / name).is_symlink() or (source / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).replace(target / name)
 
 
 def _differing(parcel: Parcel, *, directory: Path) -> list[str]:

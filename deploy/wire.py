@@ -43,8 +43,9 @@ class Parcel(Record):
 
     @property
     def directory(self) -> str:
-        """Its name where it arrives."""
-        return f"{self.kind}-{self.name}"
+        """Its name where it arrives, by content: a release planned anew uses what came of the last."""
+        content = self.name if self.manifest is None else self.manifest.weights_sha256
+        return f"{self.kind}-{content[:16]}"
 
     @property
     def num_bytes(self) -> int:

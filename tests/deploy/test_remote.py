@@ -66,7 +66,7 @@ def test_what_arrives_changed_is_sent_again_once(far: FarHost, seal) -> None:
 def test_a_file_too_many_in_what_arrived_is_not_released(far: FarHost, seal) -> None:
     source = seal()
     far.config.incoming_dir.mkdir(parents=True)
-    planted = far.config.incoming_dir / f"release-{ONE}"
+    planted = far.config.incoming_dir / f"release-{read_manifest(source).weights_sha256[:16]}"
     planted.mkdir()
     (planted / "extra.py").write_text("evil")
     (planted / "config.json").symlink_to("/etc/passwd")

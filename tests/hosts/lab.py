@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from deploy.access import authorized_keys
 from deploy.target import LocalTarget
 from registry.store import Registry
 from tasks.testing import fresh_environment, wait_for
-from tests.hosts.network import Network
+from tests.hosts.network import Network, system
 from workers.stack.control import UP_MARKER
 from workers.stack.redis_server import find_redis_server
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 SSH_PORT = 2222
 REDIS_PORT = 6379
 SERVER_PORT = 8765
+DISK_MEGABYTES = 400
 START_SECONDS = 180.0
 ASK = (
     "import httpx,sys,json;"
@@ -62,6 +64,9 @@ class Lab:
         assert os.geteuid() == 0, "two hosts in namespaces need root"
         for home in (self.train_home, self.intel_home):
             home.mkdir(parents=True)
+        (self.intel_home / "models").mkdir()
+        size = f"size={DISK_MEGABYTES}m"
+        system("mount", "-t", "tmpfs", "-o", size, "tandem-hosts", str(self.intel_home / "models"))
         self.network.start()
         try:
             self._make_keys()
@@ -89,6 +94,7 @@ class Lab:
             if self._is_ours(process):
                 process.kill()
         self.network.stop()
+        system("umount", "--lazy", str(self.intel_home / "models"))
 
     def environment(self, role: str) -> dict[str, str]:
         """Of one host. Neither names a path of the other."""
@@ -100,6 +106,7 @@ class Lab:
             "TANDEM_REDIS__URL": url,
             "TANDEM_SERVER__PORT": str(SERVER_PORT),
             "TANDEM_GUARD__DEFER_SECONDS": "3",
+            "TANDEM_ALLOWED_ROOTS": json.dumps([str(self.root)]),
         }
         if role == "intel":
             return common
@@ -131,14 +138,16 @@ class Lab:
         """Of the training host."""
         return Registry(self.settings("train").database_url)
 
-    def popen(self, role: str, *command: str, log: str) -> subprocess.Popen[bytes]:
+    def popen(
+        self, role: str, *command: str, log: str, extra: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """A process of one host."""
         name = self.network.train if role == "train" else self.network.intel
         with (self.root / log).open("ab") as stream:
             return subprocess.Popen(
                 [*self.network.inside(name, hostname=role), *command],
                 cwd=ROOT,
-                env=self.environment(role),
+                env={**self.environment(role), **(extra or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -215,6 +224,14 @@ class Lab:
                 found.append(process)
         return found
 
+    def skewed_clock(self, seconds: float) -> dict[str, str]:
+        """What a process needs so that its wall clock is off by so much."""
+        library, offset = self.root / "clock.so", self.root / "clock"
+        source = str(ROOT / "tests" / "faults" / "clock.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), source], check=True, timeout=60)
+        offset.write_bytes(struct.pack("=d", seconds))
+        return {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(offset)}
+
     def _make_keys(self) -> None:
         vault = self.train_home / "secrets"
         self._sshd.mkdir()
@@ -238,7 +255,8 @@ class Lab:
             f"Port {SSH_PORT}\nListenAddress {self.network.intel_address}\n"
             f"HostKey {self._sshd}/host_key\nAuthorizedKeysFile {self._sshd}/authorized_keys\n"
             f"PidFile {self._sshd}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-            "PermitRootLogin yes\nClientAliveInterval 5\nClientAliveCountMax 2\nSubsystem sftp internal-sftp\n"
+            "PermitRootLogin yes\nClientAliveInterval 5\nClientAliveCountMax 2\n"
+            "Subsystem sftp internal-sftp\n"
         )
 
     @property

@@ -1,4 +1,4 @@
-"""`python -m tests.hosts.role train|intel`: the parts of one host, supervised as in `tandem up`, until SIGTERM."""
+"""`python -m tests.hosts.role train|intel`: one host's parts, supervised as in `tandem up`."""
 
 from __future__ import annotations
 

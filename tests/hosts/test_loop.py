@@ -1,4 +1,4 @@
-"""The whole loop across two hosts: a file is trained on here, judged there, deployed by ssh and served there."""
+"""The whole loop across two hosts: trained on here, judged there, deployed by ssh, served there."""
 
 from __future__ import annotations
 
@@ -48,16 +48,11 @@ def answer(ended: object) -> str:
     return str(ended.stdout)  # type: ignore[attr-defined]
 
 
-def test_a_file_submitted_on_one_host_is_served_on_the_other(lab: Lab, tmp_path: Path) -> None:
-    suite = write_rows(tmp_path / "suite.jsonl", num_rows=60, seed=1)
+def test_a_file_submitted_on_one_host_is_served_on_the_other(lab: Lab) -> None:
+    suite = write_rows(lab.root / "suite.jsonl", num_rows=60, seed=1)
     answer(lab.tandem("suite", "build", str(suite)))
-    base = json.loads(
-        answer(
-            lab.tandem(
-                "checkpoint", "import", str(build_tiny_model(tmp_path / "base", seed=1)), "--base", "--json"
-            )
-        )
-    )
+    model = build_tiny_model(lab.root / "base", seed=1)
+    base = json.loads(answer(lab.tandem("checkpoint", "import", str(model), "--as-base", "--json")))
     wait_for(lambda: active(lab), seconds=120, message="the base model is served")
     assert lab.answer() == (200, lab.current())
     data = write_rows(lab.train_home / "inbox" / "data.jsonl", num_rows=600, seed=2)
@@ -83,8 +78,7 @@ def test_the_intelligence_host_read_no_registry_and_no_path_of_the_other(lab: La
     assert {evaluation.host for evaluation in evaluations} == {"intel"}
     cached = {path.name for path in (lab.intel_home / "models" / "cache").iterdir() if path.is_dir()}
     assert {checkpoints[one.checkpoint_id].weights_sha256 for one in evaluations} <= cached
-    state = [path for path in (lab.intel_home / "models" / "cache").rglob("*training_state*")]
-    assert state == []
+    assert list((lab.intel_home / "models" / "cache").rglob("*training_state*")) == []
 
 
 def test_rollback_and_deploy_by_command_reach_the_other_host(lab: Lab) -> None:
