@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from config.settings import Settings
 from deploy.cache import SUITE_NAME, Cache
 from deploy.errors import DeployError
 from registry.messages import EvaluationRequest
-from workers.remotes import open_remote
+from workers.remotes import RemoteHost, open_remote
 
 RESOURCE = "candidates"
 
 
-def send(request: EvaluationRequest, *, settings: Settings) -> str:
+class OpenHost(Protocol):
+    """`open_remote`, or a fake of it."""
+
+    def __call__(self, settings: Settings, *, host: str) -> AbstractContextManager[RemoteHost]:
+        """Everything that can be asked of that host."""
+
+
+def send(request: EvaluationRequest, *, settings: Settings, open_host: OpenHost = open_remote) -> str:
     """Bring model and suite to every host that evaluates; why none has them now, else empty.
 
     One host that has them suffices: another that takes the message says that it lacks them, and it is
     asked again.
     """
-    problems = [_send_to(host, request, settings=settings) for host in settings.deploy.all_hosts]
+    problems = [
+        _send_to(host, request, settings=settings, open_host=open_host) for host in settings.deploy.all_hosts
+    ]
     return "" if "" in problems else "; ".join(problems)
 
 
@@ -56,9 +66,9 @@ def at_hand(request: EvaluationRequest, *, settings: Settings) -> Iterator[tuple
         yield found, ""
 
 
-def _send_to(host: str, request: EvaluationRequest, *, settings: Settings) -> str:
+def _send_to(host: str, request: EvaluationRequest, *, settings: Settings, open_host: OpenHost) -> str:
     try:
-        with open_remote(settings, host=host) as remote, tempfile.TemporaryDirectory() as scratch:
+        with open_host(settings, host=host) as remote, tempfile.TemporaryDirectory() as scratch:
             remote.candidates.send_suite(
                 Path(request.suite.path), sha256=request.suite.sha256, scratch_dir=Path(scratch)
             )

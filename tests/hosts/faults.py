@@ -21,7 +21,7 @@ FREE_BYTES = 2_000_000
 
 @dataclass(frozen=True)
 class Fault:
-    """`before` is done before the pusher starts, `strike` while it is at work; `must_fail` is what it says."""
+    """`before` comes before the pusher starts, `strike` while it works; `must_fail` is what it must say."""
 
     name: str
     strike: Callable[[Lab, random.Random], None] = lambda _lab, _random: None

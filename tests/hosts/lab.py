@@ -193,7 +193,7 @@ class Lab:
     def answer(self) -> tuple[int, str | None]:
         """Status and release of an answer of the server, asked on the intelligence host itself."""
         key = (self.intel_home / "secrets" / "server_admin_key").read_text().strip()
-        body = {"model": "any", "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 4}
+        body = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 4}
         asked = self.run(
             "intel",
             sys.executable,
