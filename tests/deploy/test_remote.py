@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,22 @@ def test_a_file_too_many_in_what_arrived_is_not_released(far: FarHost, seal) -> 
     target(far).push(source, release_id=ONE)
     assert "extra.py" not in {path.name for path in (far.config.releases_dir / ONE).iterdir()}
     assert not (far.config.releases_dir / ONE / "config.json").is_symlink()
+
+
+@pytest.mark.parametrize("damage", ["changed", "extra"])
+def test_what_was_proved_in_a_session_is_read_again_once_it_was_touched(
+    far: FarHost, seal, damage: str
+) -> None:
+    remote = target(far)
+    path = Path(remote.push(seal(), release_id=ONE))
+    remote.verify(ONE)
+    weights = path / ("model.safetensors" if damage == "changed" else "more.safetensors")
+    before = (path / "model.safetensors").stat()
+    weights.unlink(missing_ok=True)
+    weights.write_bytes(b"weightz")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(TransferFailed, match="is damaged"):
+        remote.verify(ONE)
 
 
 def test_a_lost_answer_is_asked_for_again(far: FarHost, seal) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import psutil
 from config.settings import Settings, load_settings
 from deploy.access import authorized_keys
 from deploy.target import LocalTarget
+from deploy.transfer import Endpoint, ssh_command
 from registry.store import Registry
 from tasks.testing import fresh_environment, wait_for
 from tests.hosts.network import Network, system
@@ -161,6 +165,7 @@ class Lab:
             [*self.network.inside(name, hostname=role), *command],
             cwd=ROOT,
             env=self.environment(role),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -223,6 +228,29 @@ class Lab:
             if str(self.root) in line and all(word in line for word in words):
                 found.append(process)
         return found
+
+    @contextlib.contextmanager
+    def data_key_by_sftp(self) -> Iterator[None]:
+        """The data key's line as it is on a host without rsync."""
+        path = self._sshd / "authorized_keys"
+        before = path.read_text()
+        path.write_text(re.sub('command="rrsync[^"]*"', 'command="internal-sftp"', before))
+        try:
+            yield
+        finally:
+            path.write_text(before)
+
+    def ssh(self, key: str, command: str) -> str:
+        """What comes of a command with one of the keys."""
+        there = Endpoint(
+            self.network.intel_address,
+            port=SSH_PORT,
+            user="root",
+            key=self.train_home / "secrets" / f"deploy_{key}_key",
+            known_hosts=self.known_hosts,
+        )
+        ended = self.run("train", *ssh_command(there), f"root@{self.network.intel_address}", command)
+        return ended.stdout + ended.stderr
 
     def skewed_clock(self, seconds: float) -> dict[str, str]:
         """What a process needs so that its wall clock is off by so much."""

@@ -120,6 +120,38 @@ def test_of_two_deployers_at_once_the_newer_one_stays(dispatcher: Dispatcher) ->
     dispatcher.finish(sources[0])
 
 
+def test_without_rsync_on_one_side_files_go_by_sftp(dispatcher: Dispatcher) -> None:
+    lab = dispatcher.lab
+    source = dispatcher.make(seed=41)
+    bare = lab.root / "bin"
+    bare.mkdir()
+    for name in ("ip", "unshare", "sh", "hostname"):
+        (bare / name).symlink_to(str(shutil.which(name)))
+    process, log, _ = dispatcher.start(source, PATH=str(bare))
+    assert process.wait(timeout=END_SECONDS) == 1
+    assert "There is no rsync on this host, and SFTP failed too" in log.read_text()
+    check_standing(lab)
+    with lab.data_key_by_sftp():
+        process, log, release = dispatcher.start(source, PATH=str(bare))
+        assert process.wait(timeout=END_SECONDS) == 0, log.read_text()
+    assert str(lab.current()).startswith(release)
+    check_standing(lab)
+
+
+def test_the_two_keys_open_nothing_else(dispatcher: Dispatcher) -> None:
+    lab = dispatcher.lab
+    for key, command in (
+        ("data", "cat /etc/passwd"),
+        ("data", "rsync --server --sender . /"),
+        ("command", "id"),
+    ):
+        said = lab.ssh(key, command)
+        assert "root:" not in said
+        assert "uid=" not in said
+    planted = lab.ssh("data", "rsync --server -logDtpre.iLsfxCIvu . ../releases/evil")
+    assert not (lab.releases / "evil").exists(), planted
+
+
 def check_standing(lab: Lab) -> None:
     """`current` is whole, the server answers with a whole release, and the lock is free."""
     current = lab.current()

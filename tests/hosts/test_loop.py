@@ -55,7 +55,7 @@ def test_a_file_submitted_on_one_host_is_served_on_the_other(lab: Lab) -> None:
     base = json.loads(answer(lab.tandem("checkpoint", "import", str(model), "--as-base", "--json")))
     wait_for(lambda: active(lab), seconds=120, message="the base model is served")
     assert lab.answer() == (200, lab.current())
-    data = write_rows(lab.train_home / "inbox" / "data.jsonl", num_rows=600, seed=2)
+    data = write_rows(lab.root / "data.jsonl", num_rows=600, seed=2)
     answer(lab.tandem("submit", str(data), "--priority", "high"))
     wait_for(
         lambda: (found := active(lab)) is not None and found.checkpoint_id != base["id"],
