@@ -204,6 +204,7 @@ def write_sshd_config(root: Path, *, settings: Settings, gate: Path) -> Path:
     config.write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {root}/host_key\nPidFile none\nStrictModes no\n"
         f"AuthorizedKeysFile {root}/authorized_keys\nUsePAM no\nPermitRootLogin yes\n"
+        "SetEnv SHLVL=5\n"  # bash reads .bashrc for sshd otherwise, which may be slow or talk
     )
     return config
 

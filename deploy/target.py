@@ -85,7 +85,7 @@ def check_step(release_id: str, *, current: str | None, is_return: bool) -> None
         return
     raise NotDeployable(
         f"{release_id} is older than {current}, which is current.",
-        remedy="`tandem deploy rollback` goes back.",
+        remedy="`tandem deploy rollback` goes back. After a new registry, remove the old releases.",
     )
 
 

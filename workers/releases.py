@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from registry.states import DeploymentState
 from registry.store import Registry, Transaction
 from workers import calibrations
 from workers.remotes import open_remote
+
+log = logging.getLogger(__name__)
 
 UNFINISHED = (DeploymentState.PLANNED, DeploymentState.SYNCING, DeploymentState.VERIFIED)
 RESOURCE = "deployment"
@@ -81,7 +84,10 @@ class Releases:
             clock=self._registry.clock,
             extra_files=extra_files,
         )
-        self._prune()
+        try:
+            self._prune()
+        except DeployError as error:  # what was deployed stays deployed; the next deployment prunes
+            log.warning("Old releases were not removed: %s", error)
         return ended
 
     def roll_back(self, *, release_id: str | None, reason: str) -> Deployment:

@@ -119,7 +119,7 @@ class Lab:
             "TANDEM_DEPLOY__HOST": self.network.intel_address,
             "TANDEM_DEPLOY__PORT": str(SSH_PORT),
             "TANDEM_DEPLOY__USER": "root",
-            "TANDEM_DEPLOY__SILENCE_SECONDS": "6",
+            "TANDEM_DEPLOY__SILENCE_SECONDS": "8",
             "TANDEM_RANKING__MIN_CHECKPOINTS": "1",
             "TANDEM_TRAINING__NUM_CHECKPOINTS": "1",
             "TANDEM_TRAINING__HYPERPARAMETERS": json.dumps(
@@ -284,6 +284,7 @@ class Lab:
             f"HostKey {self._sshd}/host_key\nAuthorizedKeysFile {self._sshd}/authorized_keys\n"
             f"PidFile {self._sshd}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
             "PermitRootLogin yes\nClientAliveInterval 5\nClientAliveCountMax 2\n"
+            "SetEnv SHLVL=5\n"  # bash reads .bashrc for sshd otherwise, which may be slow or talk
             "Subsystem sftp internal-sftp\n"
         )
 
