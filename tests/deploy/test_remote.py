@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import DeployError, HostUnreachable, NotDeployable, ServerFailed, TransferFailed
+from deploy.gate import answer_line
 from deploy.remote import Candidates, GateDoor, RemoteTarget, hello
 from registry.files import sha256_file
 from registry.manifests import read_manifest
@@ -127,8 +128,6 @@ def test_what_the_server_loads_is_never_pruned(far: FarHost, seal) -> None:
 
 
 def test_a_line_that_is_no_request_is_answered(far: FarHost) -> None:
-    from deploy.gate import answer_line
-
     for line in ("", "{}", "null", '{"request": {"verb": "rm -rf"}}', '{"request": {"verb": "verify"}}'):
         assert answer_line(far.gatekeeper(), line).error == "DeployError"
 
