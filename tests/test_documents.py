@@ -13,7 +13,7 @@ from config.settings import setting_names
 from tasks.testing import BIN, fresh_environment, left_behind
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("config", "workers", "registry", "tasks")
+ROOMS = ("config", "workers", "registry", "tasks", "deploy")
 DOCS = ("README.md", "QUICKSTART.md", "TROUBLESHOOTING.md", "REMOTE_INFERENCE.md", "ARCHITECTURE.md")
 
 
