@@ -13,7 +13,7 @@ from config.settings import setting_names
 from tasks.testing import BIN, fresh_environment, left_behind
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("config", "workers", "registry", "tasks", "deploy")
+ROOMS = ("config", "workers", "registry", "tasks")
 DOCS = ("README.md", "QUICKSTART.md", "TROUBLESHOOTING.md", "REMOTE_INFERENCE.md", "ARCHITECTURE.md")
 
 
@@ -94,7 +94,7 @@ def test_messages_in_troubleshooting_are_what_the_code_says() -> None:
     text = (ROOT / "TROUBLESHOOTING.md").read_text()
     code = "\n".join(
         path.read_text()
-        for room in ("config", "workers", "registry", "tasks")
+        for room in (*ROOMS, "deploy")
         for path in (ROOT / room).rglob("*.py")
     )
     quoted = re.findall(r"^\| `([^`]+)` \|", text, re.M)
