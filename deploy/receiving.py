@@ -26,7 +26,6 @@ from registry.files import sha256_file, sync_directory, sync_tree
 from registry.manifests import MANIFEST_NAME, FileEntry, write_manifest
 
 BASE = "base"
-PARTIAL_SUFFIX = ".partial"
 DIRECTORY_MODE = 0o755
 
 
@@ -78,7 +77,7 @@ class Receiver:
         else:
             self._cache.add(arrived, name=parcel.name)
         sync_directory(final.parent)
-        for left in (parcel.directory, f"{parcel.directory}{PARTIAL_SUFFIX}", BASE):
+        for left in (parcel.directory, BASE):
             shutil.rmtree(self._incoming / left, ignore_errors=True)
         return str(final)
 
@@ -114,16 +113,14 @@ class Receiver:
 
     def _forget_others(self, parcel: Parcel) -> None:
         """What other killed transfers of the same kind left."""
-        mine = {parcel.directory, f"{parcel.directory}{PARTIAL_SUFFIX}"}
         for path in self._incoming.glob(f"{parcel.kind}-*"):
-            if path.name not in mine:
+            if path.name != parcel.directory:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _require_space(self, parcel: Parcel) -> None:
         arrived = sum(
             path.stat().st_size
-            for name in (parcel.directory, f"{parcel.directory}{PARTIAL_SUFFIX}")
-            for path in (self._incoming / name).rglob("*")
+            for path in (self._incoming / parcel.directory).rglob("*")
             if path.is_file() and not path.is_symlink()
         )
         need = int(FREE_SPACE_FACTOR * max(0, parcel.num_bytes - arrived))
@@ -155,14 +152,17 @@ class Receiver:
             )
 
     def _slot(self, parcel: Parcel, *, is_present: bool) -> Slot:
-        partial = self._incoming / f"{parcel.directory}{PARTIAL_SUFFIX}"
+        arriving = self._incoming / parcel.directory
         return Slot(
             is_present=is_present,
             directory=parcel.directory,
             incoming_dir=str(self._incoming),
             path=str(self._final(parcel)),
             base=BASE if (self._incoming / BASE).is_dir() else None,
-            has_partial=partial.is_dir() and any(partial.iterdir()),
+            has_partial=any(
+                (arriving / name).is_file() and (arriving / name).stat().st_size != entry.num_bytes
+                for name, entry in parcel.files.items()
+            ),
         )
 
 

@@ -104,7 +104,9 @@ class Rsync:
         options = ["-a", "--no-owner", "--no-group", f"--chmod={READ_ONLY_MODES}", "--omit-dir-times"]
         # What arrived of a file is used by the delta search alone; `-W` would send it again.
         options.append("--no-whole-file" if self.delta or slot.has_partial else "-W")
-        options += [f"--partial-dir=/{slot.directory}.partial", f"--timeout={IO_TIMEOUT_SECONDS}"]
+        # Kept under its own name: what arrives is read by nobody before it is sealed, and rrsync 3.5 hands
+        # rsync a partial directory in which it keeps nothing.
+        options += ["--partial", f"--timeout={IO_TIMEOUT_SECONDS}"]
         options += [f"--link-dest=/{slot.base}"] if slot.base and use_base else []
         options += ["--fsync"] if slot.knows_fsync else []
         options += [f"--bwlimit={self.bandwidth_kib}"] if self.bandwidth_kib else []

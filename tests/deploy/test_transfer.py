@@ -55,9 +55,8 @@ def push(run: FakeRunner, *, slot: Slot = SLOT, use_base: bool = True, **options
 def test_files_go_whole_linked_to_the_release_before_and_synced() -> None:
     command = push(FakeRunner(0))
     assert command[0] == "rsync"
-    for option in ("-a", "-W", "--link-dest=/base", "--timeout=10", "--fsync"):
+    for option in ("-a", "-W", "--partial", "--link-dest=/base", "--timeout=10", "--fsync"):
         assert option in command, option
-    assert f"--partial-dir=/{SLOT.directory}.partial" in command
     assert command[-2:] == ["/ckpt/", f"tandem@intel:{SLOT.directory}"]
     assert not any(part.startswith(("--rsh", "--bwlimit", "--rsync-path")) for part in command)
     ssh = command[command.index("-e") + 1]
