@@ -68,6 +68,7 @@ def kill_gate(lab: Lab, _random: random.Random) -> None:
 def kill_sshd(lab: Lab, random: random.Random) -> None:
     for process in lab.process_of("sshd", "-D"):
         kill([*process.children(recursive=True), process])
+    lab.processes["sshd"].wait(timeout=10)
     time.sleep(random.uniform(0, 3))
     lab.start_sshd()
 
