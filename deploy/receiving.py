@@ -87,7 +87,11 @@ class Receiver:
         A transfer whose sender was killed may still be at work in the directory that it knows.
         """
         shutil.rmtree(self._sealing, ignore_errors=True)
-        _move(parcel.files, source=self._incoming / parcel.directory, target=self._sealing / parcel.directory)
+        sealed = self._sealing / parcel.directory
+        _move(parcel.carried, source=self._incoming / parcel.directory, target=sealed)
+        for name, content in parcel.contents.items():
+            (sealed / name).parent.mkdir(parents=True, exist_ok=True)
+            (sealed / name).write_bytes(content)
 
     def _final(self, parcel: Parcel) -> Path:
         if parcel.kind == "release":

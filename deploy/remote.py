@@ -6,6 +6,7 @@ Data goes by rsync with one key, commands go to the gate with another; see `depl
 from __future__ import annotations
 
 import shutil
+from base64 import b64encode
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from deploy.cache import SUITE_NAME
 from deploy.errors import DeployError, HostUnreachable, ServerFailed, TransferFailed
 from deploy.sftp import Sftp
-from deploy.target import check_release_id, model_files, source_manifest
+from deploy.target import NO_FILES, ExtraFiles, check_release_id, entries_of, model_files, source_manifest
 from deploy.transfer import Endpoint, Rsync, has_rsync
 from deploy.wire import (
     Activate,
@@ -87,11 +88,14 @@ class RemoteTarget:
         self._gateway = gateway
         self._carrier = carrier
 
-    def push(self, source: Path, *, release_id: str) -> str:
+    def push(self, source: Path, *, release_id: str, extra_files: ExtraFiles = NO_FILES) -> str:
         """Ask for room, send the model files, have them verified and put in place there."""
         check_release_id(release_id)
         manifest = _released(source)
-        parcel = _parcel("release", release_id, files=manifest.files, manifest=manifest)
+        manifest = manifest.changed(files=manifest.files | entries_of(extra_files))
+        parcel = _parcel(
+            "release", release_id, files=manifest.files, manifest=manifest, extra_files=extra_files
+        )
         return send(parcel, source=source, gateway=self._gateway, carrier=self._carrier)
 
     def verify(self, release_id: str) -> Manifest:
@@ -182,7 +186,7 @@ def send(parcel: Parcel, *, source: Path, gateway: Asks, carrier: Carrier) -> st
         slot = _parse(Slot, gateway.ask(Begin(parcel=parcel)))
         if slot.is_present:
             return slot.path
-        carrier.carry(source, names=parcel.files, slot=slot, use_base=not is_last)
+        carrier.carry(source, names=parcel.carried, slot=slot, use_base=not is_last)
         try:
             return str(gateway.ask(Seal(parcel=parcel)))
         except TransferFailed:
@@ -196,9 +200,18 @@ def _released(source: Path) -> Manifest:
     return manifest.changed(files=model_files(manifest))
 
 
-def _parcel(kind: str, name: str, *, files: dict[str, FileEntry], manifest: Manifest | None) -> Parcel:
+def _parcel(
+    kind: str,
+    name: str,
+    *,
+    files: dict[str, FileEntry],
+    manifest: Manifest | None,
+    extra_files: ExtraFiles = NO_FILES,
+) -> Parcel:
+    fields = {"kind": kind, "name": name, "files": files, "manifest": manifest}
+    contents = {file: b64encode(content) for file, content in extra_files.items()}
     try:
-        return Parcel.model_validate({"kind": kind, "name": name, "files": files, "manifest": manifest})
+        return Parcel.model_validate({**fields, "contents": contents})
     except ValidationError as error:
         reason = error.errors(include_url=False, include_input=True)[0]
         raise TransferFailed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, JsonValue, field_validator, model_validator
+from pydantic import AwareDatetime, Base64Bytes, Field, JsonValue, field_validator, model_validator
 
 from registry.manifests import FileEntry, Manifest
 from registry.records import Record
@@ -30,6 +30,9 @@ class Parcel(Record):
     name: str = Field(pattern=PARCEL_NAME_PATTERN)
     files: dict[FileName, FileEntry] = Field(min_length=1)
     manifest: Manifest | None = Field(default=None, description="of a model; a suite has none")
+    contents: dict[FileName, Base64Bytes] = Field(
+        default_factory=dict, description="files that travel here, not by rsync"
+    )
 
     @model_validator(mode="after")
     def _names_what_it_holds(self) -> Parcel:
@@ -37,6 +40,8 @@ class Parcel(Record):
             raise ValueError("a release and a model have a manifest, a suite has none")
         if self.manifest is not None and self.manifest.files != self.files:
             raise ValueError("the manifest names other files")
+        if not self.contents.keys() <= self.files.keys():
+            raise ValueError("contents are of files that it does not name")
         if self.kind == "model" and self.manifest and self.manifest.weights_sha256 != self.name:
             raise ValueError("a model is named by the hash of its weights")
         return self
@@ -46,6 +51,11 @@ class Parcel(Record):
         """Its name where it arrives, by content: a release planned anew uses what came of the last."""
         content = self.name if self.manifest is None else self.manifest.weights_sha256
         return f"{self.kind}-{content[:16]}"
+
+    @property
+    def carried(self) -> list[str]:
+        """The files that are not in this record."""
+        return sorted(self.files.keys() - self.contents.keys())
 
     @property
     def num_bytes(self) -> int:
