@@ -2,7 +2,7 @@
 # TORCH=cpu|cuda chooses the build of PyTorch (auto: CPU unless an NVIDIA driver is found). PYTHON=... names the interpreter.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults fuzz test-unit lint format bench bench-verdicts clean
+.PHONY: help install demo test faults hosts fuzz test-unit lint format bench bench-verdicts clean
 
 BIN := .venv/bin
 
@@ -20,7 +20,7 @@ test:  ## Install what the tests need and run all of them
 	@scripts/system-packages.sh
 	@$(BIN)/python -m pytest tests -m "not integration and not model" -q -n auto
 	@$(BIN)/python -m pytest tests -m model -q -n auto
-	@$(BIN)/python -m pytest tests -m "integration and not faults and not fuzz" -q --durations 10
+	@$(BIN)/python -m pytest tests -m "integration and not faults and not fuzz and not hosts" -q --durations 10
 	@$(BIN)/python -m pytest tests/fuzz -m fuzz -q -n 2
 	@SEEDS=1 $(BIN)/python -m pytest tests/faults -m faults -q -n 2
 
@@ -29,6 +29,11 @@ faults:  ## Throw every fault at a real stack with SEEDS seeds; FAULT=name SEED=
 	@scripts/install.sh dev
 	@scripts/system-packages.sh
 	@SEEDS=$(SEEDS) SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m faults -q -rA -n 2 $(if $(FAULT),-k $(FAULT)-)
+
+hosts:  ## Two hosts in network namespaces, with every fault between them and SEEDS seeds; needs root
+	@scripts/install.sh dev
+	@scripts/system-packages.sh
+	@SEEDS=$(SEEDS) SEED=$(SEED) $(BIN)/python -m pytest tests/hosts -m hosts -q -rA
 
 CASES ?= 5000
 fuzz:  ## Throw CASES requests at the four doors

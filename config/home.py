@@ -69,6 +69,16 @@ class Home:
         return self.root / "cache" / "tokens"
 
     @property
+    def incoming(self) -> Path:
+        """Where another host's files arrive; the only place its data key may write to."""
+        return self.root / "models" / "incoming"
+
+    @property
+    def cache(self) -> Path:
+        """Candidates and suites that another host sent, by content hash."""
+        return self.root / "models" / "cache"
+
+    @property
     def status(self) -> Path:
         """Projections for people and `jq`."""
         return self.root / "status"
@@ -109,6 +119,8 @@ class Home:
             self.suites,
             self.checkpoints,
             self.releases,
+            self.incoming,
+            self.cache,
         )
         try:
             for directory in (self.root, *public, self.status, self.logs, *private):

@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from config.errors import SettingsError
 from config.home import Home
+from deploy.config import RemoteSettings
 from intelligence.contamination import ContaminationLimits
 from intelligence.scores import RankingWeights
 from registry.calibrations import CalibrationRules
@@ -193,6 +194,7 @@ class Settings(BaseSettings):
     contamination: ContaminationLimits = ContaminationLimits()
     ranking: RankingSettings = RankingSettings()
     deployment: DeploymentSettings = DeploymentSettings()
+    deploy: RemoteSettings = RemoteSettings()
     server: ServerSettings = ServerSettings()
     flower: FlowerSettings = FlowerSettings()
     schedule: ScheduleSettings = ScheduleSettings()

@@ -64,7 +64,7 @@ def reactivate(
     before = _standing(target=target, door=door)
     _verify(deployment, target=target)
     try:
-        _switch(deployment, target=target, door=door, probe_prompt=probe_prompt)
+        _switch(deployment, target=target, door=door, probe_prompt=probe_prompt, is_return=True)
     except DeployError as error:
         addition = _restore(before, release_id=deployment.id, target=target, door=door)
         raise type(error)(error.message + addition, remedy=error.remedy) from error
@@ -87,7 +87,14 @@ def _verify(deployment: Deployment, *, target: ReleaseTarget) -> Manifest:
     return manifest
 
 
-def _switch(deployment: Deployment, *, target: ReleaseTarget, door: ServingDoor, probe_prompt: str) -> None:
+def _switch(
+    deployment: Deployment,
+    *,
+    target: ReleaseTarget,
+    door: ServingDoor,
+    probe_prompt: str,
+    is_return: bool = False,
+) -> None:
     answer = door.set_active(deployment.id)
     if answer.weights_sha256 != deployment.weights_sha256:
         raise ServerFailed(
@@ -96,7 +103,7 @@ def _switch(deployment: Deployment, *, target: ReleaseTarget, door: ServingDoor,
             remedy="It reads another releases directory than the one deployed to.",
         )
     door.probe(probe_prompt, release_id=deployment.id)
-    target.activate(deployment.id)
+    target.activate(deployment.id, is_return=is_return)
 
 
 def _restore(before: str | None, *, release_id: str, target: ReleaseTarget, door: ServingDoor) -> str:
@@ -105,7 +112,7 @@ def _restore(before: str | None, *, release_id: str, target: ReleaseTarget, door
         return ""
     try:
         if before is not None and target.current() == release_id:
-            target.activate(before)
+            target.activate(before, is_return=True)
         health = door.health()
         # A server that was too slow to answer still loads the release, and would swap it in later.
         if release_id not in (health.release_id, health.loading_release_id):

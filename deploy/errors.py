@@ -4,6 +4,8 @@ TandemError
 └── DeployError
     ├── NotDeployable    that checkpoint or release may not be served
     ├── TransferFailed   files did not arrive whole: no space, no permission, a wrong sha256
+    ├── HostUnreachable  the other host does not answer, is unknown, or refuses the key
+    │   └── HostRefused  its key is not the known one, or it refuses ours: no use to try again
     └── ServerFailed     the inference server cannot be reached, refuses the release, or answers wrongly
 """
 
@@ -20,6 +22,14 @@ class NotDeployable(DeployError):
 
 class TransferFailed(DeployError):
     """Files did not arrive whole."""
+
+
+class HostUnreachable(DeployError):
+    """The other host does not answer, is unknown, or refuses the key."""
+
+
+class HostRefused(HostUnreachable):
+    """Its key is not the known one, or it refuses ours. No use to try again."""
 
 
 class ServerFailed(DeployError):

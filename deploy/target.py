@@ -54,8 +54,11 @@ class ReleaseTarget(Protocol):
     def verify(self, release_id: str) -> Manifest:
         """Check every sha256 where the files lie; `TransferFailed` names the first that differs."""
 
-    def activate(self, release_id: str) -> None:
-        """Point `current` at a release, atomically and durably."""
+    def activate(self, release_id: str, *, is_return: bool = False) -> None:
+        """Point `current` at a release, atomically and durably.
+
+        Never from a newer generation to an older one, unless that is a return: a rollback.
+        """
 
     def current(self) -> str | None:
         """The release that `current` points at."""
@@ -75,6 +78,23 @@ def check_release_id(release_id: str) -> None:
         raise NotDeployable(f"{release_id!r} is no release id.", remedy="Example: r000012-1a2b3c4d.")
 
 
+def check_step(release_id: str, *, current: str | None, is_return: bool) -> None:
+    """`NotDeployable` where an older best would overwrite a newer."""
+    wanted, served = generation_of(release_id), generation_of(current or "")
+    if is_return or wanted is None or served is None or wanted >= served:
+        return
+    raise NotDeployable(
+        f"{release_id} is older than {current}, which is current.",
+        remedy="`tandem deploy rollback` goes back. After a new registry, remove the old releases.",
+    )
+
+
+def generation_of(release_id: str) -> int | None:
+    """The number in a release's id; None where tandem did not make it."""
+    match = re.fullmatch(PRUNABLE_PATTERN, release_id)
+    return None if match is None else int(match[1])
+
+
 def prunable(names: Iterable[str], *, keep: int, protect: Iterable[str | None]) -> list[str]:
     """The releases to remove, oldest first, by generation: a number, never its digits as text."""
     found = sorted((int(match[1]), name) for name in names if (match := re.fullmatch(PRUNABLE_PATTERN, name)))
@@ -92,7 +112,7 @@ class LocalTarget:
     def push(self, source: Path, *, release_id: str, extra_files: ExtraFiles = NO_FILES) -> str:
         """Copy beside, verify the copy, rename: a release directory is whole or absent."""
         final = self._path(release_id)
-        manifest = _source_manifest(source)
+        manifest = source_manifest(source)
         if final.exists():
             self._require_same(manifest, release_id=release_id)
             return str(final)
@@ -117,10 +137,11 @@ class LocalTarget:
         with self._failing(f"Release {release_id} is damaged", remedy=remedy):
             return _verified(directory)
 
-    def activate(self, release_id: str) -> None:
+    def activate(self, release_id: str, *, is_return: bool = False) -> None:
         """A symbolic link under another name, then a rename over `current`."""
         if not self._path(release_id).is_dir():
             raise NotDeployable(f"There is no release {release_id} in {self._root}.")
+        check_step(release_id, current=self.current(), is_return=is_return)
         temporary = self._root / f"{PARTIAL_PREFIX}{CURRENT_LINK}"
         with self._failing(f"{self._root / CURRENT_LINK} could not be pointed at {release_id}"):
             temporary.unlink(missing_ok=True)
@@ -200,7 +221,8 @@ def entries_of(extra_files: ExtraFiles) -> dict[str, FileEntry]:
     }
 
 
-def _source_manifest(source: Path) -> Manifest:
+def source_manifest(source: Path) -> Manifest:
+    """The manifest of a checkpoint, its identity checked; `TransferFailed` where it is none."""
     try:
         manifest = read_manifest(source)
         _require_weights(manifest, directory=source)

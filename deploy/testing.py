@@ -2,15 +2,79 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 from deploy.errors import NotDeployable, ServerFailed, TransferFailed
-from deploy.target import NO_FILES, ExtraFiles, check_release_id, entries_of, model_files, prunable
+from deploy.gate import answer_line
+from deploy.gatekeeper import Gatekeeper
+from deploy.target import (
+    NO_FILES,
+    ExtraFiles,
+    check_release_id,
+    check_step,
+    entries_of,
+    model_files,
+    prunable,
+)
+from deploy.transfer import check_names
+from deploy.wire import Beat, Slot
 from registry.errors import ManifestError
 from registry.manifests import Manifest, verify, weights_sha256
 from registry.serving import ServerHealth, SetActiveAnswer
+
+
+class CopyingCarrier:
+    """Brings files by copying, as if the other host's disk were here. `spoils` arrive changed, once each."""
+
+    def __init__(self) -> None:
+        self.num_carried = 0
+        self.spoils: list[str] = []
+
+    def carry(self, source: Path, *, names: Iterable[str], slot: Slot, use_base: bool) -> None:
+        """Each file, with its times, as rsync would; a base changes nothing."""
+        del use_base
+        self.num_carried += 1
+        into = Path(slot.incoming_dir) / slot.directory
+        for name in check_names(names):
+            target = into / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            try:
+                shutil.copy2(source / name, target)
+            except OSError as error:
+                raise TransferFailed(f"{name}: {error}") from error
+            if name in self.spoils:
+                self.spoils.remove(name)
+                target.write_bytes(b"spoiled")
+
+
+class GateLine:
+    """A line to a gatekeeper of this process. `is_cut` loses the answer to what was done."""
+
+    def __init__(self, gatekeeper: Gatekeeper) -> None:
+        self.is_cut = False
+        self._gatekeeper = gatekeeper
+        self._answers = b""
+
+    def sendall(self, data: bytes) -> None:
+        """Have it answered, after a beat."""
+        self._answers += Beat().model_dump_json().encode() + b"\n"
+        self._answers += answer_line(self._gatekeeper, data.decode()).model_dump_json().encode() + b"\n"
+
+    def recv(self, nbytes: int) -> bytes:
+        """A part of what was answered."""
+        if self.is_cut:
+            self.is_cut, self._answers = False, b""
+            raise TimeoutError("timed out")
+        block, self._answers = self._answers[: min(nbytes, 7)], self._answers[min(nbytes, 7) :]
+        return block
+
+    def close(self) -> None:
+        """Forget the rest."""
+        self._answers = b""
 
 
 class FakeTarget:
@@ -45,11 +109,12 @@ class FakeTarget:
             raise TransferFailed(f"Release {release_id} is damaged.")
         return self.releases[release_id]
 
-    def activate(self, release_id: str) -> None:
+    def activate(self, release_id: str, *, is_return: bool = False) -> None:
         """Remember."""
         check_release_id(release_id)
         if release_id not in self.releases:
             raise NotDeployable(f"There is no release {release_id}.")
+        check_step(release_id, current=self._current, is_return=is_return)
         self._current = release_id
 
     def current(self) -> str | None:

@@ -104,7 +104,10 @@ class JobBell(Record):
 
 
 class ArtifactReference(Record):
-    """A file or directory named by path and content, so that the reader can prove what it read."""
+    """A file or directory named by path and content, so that the reader can prove what it read.
+
+    Without a path it is named by content alone, and lies in the reader's own cache.
+    """
 
     path: str
     sha256: str

@@ -3,7 +3,7 @@
 # else names them in one message.
 set -euo pipefail
 missing=()
-command -v rsync >/dev/null || missing+=(rsync)
+{ command -v rsync && command -v rrsync; } >/dev/null || missing+=(rsync)
 command -v sshd >/dev/null || [ -x /usr/sbin/sshd ] || missing+=(openssh-server)
 command -v ip >/dev/null || [ -x /usr/sbin/ip ] || missing+=(iproute2)
 command -v iptables >/dev/null || [ -x /usr/sbin/iptables ] || missing+=(iptables)

@@ -25,6 +25,7 @@ from config.settings import Settings, load_settings
 from registry.errors import TandemError
 from registry.messages import (
     CommandedJob,
+    DeploymentRequest,
     DrainedHost,
     SubmittedJob,
 )
@@ -228,7 +229,10 @@ def ask(context: Context, task: str, *, fields: Mapping[str, Any], answer: type[
     `RequestError` where the fields are not what its contract says: nothing is sent then.
     """
     request = parse_request(task, fields=fields)
-    timeout = ANSWER_SECONDS + context.settings.deployment.timeout_seconds
+    settings = context.settings
+    timeout = ANSWER_SECONDS + settings.deployment.timeout_seconds
+    if settings.deploy.host is not None and isinstance(request, DeploymentRequest):
+        timeout += settings.deploy.transfer_seconds  # the release travels first
     try:
         message_id = context.send(Message(task, request))
         result = context.celery.AsyncResult(message_id)

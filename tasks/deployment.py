@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from deploy.errors import DeployError
 from registry.messages import DeploymentRequest, RollbackRequest
 from registry.records import Deployment, Lease
 from tasks.door import door
 from workers import projections
 from workers.context import Context
-from workers.releases import RESOURCE, Releases
+from workers.releases import RESOURCE, Releases, open_releases
 
 
 @door("deployment.sync_best")
 def sync_best(request: DeploymentRequest, context: Context) -> Deployment:
     """Serve the best-ranked checkpoint, or the named one, if it is not served already."""
-    with context.holding(RESOURCE) as lease:
-        releases = _releases(context, lease=lease)
+    with context.holding(RESOURCE) as lease, _releases(context, lease=lease) as releases:
         deployment = releases.sync(requested_checkpoint_id=request.checkpoint_id)
     _show(context)
     return deployment
@@ -24,20 +25,21 @@ def sync_best(request: DeploymentRequest, context: Context) -> Deployment:
 @door("deployment.rollback")
 def roll_back(request: RollbackRequest, context: Context) -> Deployment:
     """Serve the release before, or the named one."""
-    with context.holding(RESOURCE) as lease:
-        releases = _releases(context, lease=lease)
+    with context.holding(RESOURCE) as lease, _releases(context, lease=lease) as releases:
         deployment = releases.roll_back(release_id=request.release_id, reason=request.reason)
     _show(context)
     return deployment
 
 
-def _releases(context: Context, *, lease: Lease | None) -> Releases:
+def _releases(context: Context, *, lease: Lease | None) -> AbstractContextManager[Releases]:
     if lease is None:
         raise DeployError(
             "Another deployment is under way.",
             remedy="`tandem deploy list` shows it; try again when it ended.",
         )
-    return Releases(registry=context.registry, settings=context.settings, lease=lease, actor=context.actor)
+    return open_releases(
+        registry=context.registry, settings=context.settings, lease=lease, actor=context.actor
+    )
 
 
 def _show(context: Context) -> None:

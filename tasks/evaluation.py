@@ -7,9 +7,21 @@ from intelligence.summary import summarise
 from registry import asks, judgements
 from registry.messages import EvaluationAnswer, EvaluationDeferral, EvaluationRequest
 from tasks.door import door
-from workers import admission, projections
+from workers import admission, candidates, projections
 from workers.context import Context, Message
 from workers.pipeline import owed
+
+
+@door("evaluation.send")
+def send(request: EvaluationRequest, context: Context) -> None:
+    """Bring model and suite to the hosts that evaluate, once; then ask for it by content."""
+    with context.holding(candidates.RESOURCE) as lease:
+        problem = "another candidate is being sent"
+        if lease is not None:
+            problem = candidates.send(request, settings=context.settings)
+    if problem:
+        return _put_off(context, request, reason=problem)
+    return context.ring([Message("evaluation.run", candidates.by_content(request))])
 
 
 @door("evaluation.run")
@@ -17,15 +29,14 @@ def run(request: EvaluationRequest, context: Context) -> None:
     """Score and generate the whole suite with one checkpoint; send the answer home."""
     from inference.evaluate import evaluate  # loads torch: only the worker that evaluates pays
 
-    with admission.to_evaluate(context, request) as obstacle:
-        if obstacle:
-            deferral = EvaluationDeferral(
-                evaluation_id=request.evaluation_id, reason=obstacle, host=context.host
-            )
-            context.deliver(Message("evaluation.defer", deferral))
-            return
-        answer = evaluate(request, host=context.host, clock=context.registry.clock, judge=scorers.judge)
-    context.deliver(Message("evaluation.record", answer))
+    with (
+        candidates.at_hand(request, settings=context.settings) as (found, absence),
+        admission.to_evaluate(context, found) as busy,
+    ):
+        if absence or busy:
+            return _put_off(context, request, reason=absence or busy)
+        answer = evaluate(found, host=context.host, clock=context.registry.clock, judge=scorers.judge)
+    return context.deliver(Message("evaluation.record", answer))
 
 
 @door("evaluation.defer")
@@ -53,3 +64,8 @@ def record(answer: EvaluationAnswer, context: Context) -> None:
         messages = owed(tx, settings=context.settings)
     context.ring(messages)
     projections.refresh(context.registry, settings=context.settings)
+
+
+def _put_off(context: Context, request: EvaluationRequest, *, reason: str) -> None:
+    deferral = EvaluationDeferral(evaluation_id=request.evaluation_id, reason=reason, host=context.host)
+    context.deliver(Message("evaluation.defer", deferral))

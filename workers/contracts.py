@@ -71,6 +71,7 @@ TASKS: dict[str, Contract] = {
     "inbox.scan": Contract(Nothing, CONTROL),
     "checkpoint.import": Contract(CheckpointImport, CONTROL, has_result=True),
     "suite.build": Contract(SuiteBuild, CONTROL, has_result=True),
+    "evaluation.send": Contract(EvaluationRequest, CONTROL),
     "evaluation.run": Contract(EvaluationRequest, EVALUATION),
     "evaluation.record": Contract(EvaluationAnswer, CONTROL),
     "evaluation.defer": Contract(EvaluationDeferral, CONTROL),

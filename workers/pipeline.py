@@ -103,7 +103,9 @@ def _evaluations(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterat
             judgements.fail_evaluation(tx, evaluation, problem=problem, host="", actor=ACTOR)
             continue
         asks.put(tx, kind="evaluation", subject_id=evaluation.id)
-        yield Message("evaluation.run", _evaluation_request(evaluation, checkpoint, suite, settings))
+        # Where another host evaluates, what it needs is sent there first.
+        task = "evaluation.send" if settings.deploy.all_hosts else "evaluation.run"
+        yield Message(task, _evaluation_request(evaluation, checkpoint, suite, settings))
 
 
 def _evaluation_row(

@@ -2,40 +2,72 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from config.settings import Settings
 from deploy.deployer import deploy, reactivate
-from deploy.door import HttpDoor
+from deploy.door import HttpDoor, ServingDoor
 from deploy.errors import DeployError, NotDeployable
 from deploy.plan import check_return, choose, plan
-from deploy.target import NO_FILES, ExtraFiles, LocalTarget
+from deploy.target import NO_FILES, ExtraFiles, LocalTarget, ReleaseTarget
 from registry import lineage
 from registry.calibrations import confidence_files
 from registry.records import Checkpoint, Deployment, Lease
 from registry.states import DeploymentState
 from registry.store import Registry, Transaction
 from workers import calibrations
+from workers.remotes import open_remote
+
+log = logging.getLogger(__name__)
 
 UNFINISHED = (DeploymentState.PLANNED, DeploymentState.SYNCING, DeploymentState.VERIFIED)
 RESOURCE = "deployment"
 
 
-class Releases:
-    """Serves checkpoints. `lease` is the caller's right to deploy; without it every save is refused."""
-
-    def __init__(self, *, registry: Registry, settings: Settings, lease: Lease, actor: str) -> None:
-        self._registry = registry
-        self._settings = settings
-        self._lease = lease
-        self._actor = actor
-        self._target = LocalTarget(settings.paths.releases)
-        self._door = HttpDoor(
+@contextmanager
+def open_releases(*, registry: Registry, settings: Settings, lease: Lease, actor: str) -> Iterator[Releases]:
+    """Releases of the host that the settings name, else of this one."""
+    with ExitStack() as stack:
+        target: ReleaseTarget = LocalTarget(settings.paths.releases)
+        door: ServingDoor = HttpDoor(
             settings.server_url,
             admin_key=settings.paths.secret("server_admin_key"),
             timeout_seconds=settings.deployment.timeout_seconds,
         )
+        if settings.deploy.host is not None:
+            remote = stack.enter_context(open_remote(settings, fence=lease.token))
+            target, door = remote.target, remote.door
+        yield Releases(
+            registry=registry, settings=settings, lease=lease, actor=actor, target=target, door=door
+        )
+
+
+class Releases:
+    """Serves checkpoints. `lease` is the caller's right to deploy; without it every save is refused.
+
+    `target` and `door` are those of the host that serves: this one, or the one behind ssh.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        settings: Settings,
+        lease: Lease,
+        actor: str,
+        target: ReleaseTarget,
+        door: ServingDoor,
+    ) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._lease = lease
+        self._actor = actor
+        self._target = target
+        self._door = door
 
     def sync(self, *, requested_checkpoint_id: str | None) -> Deployment:
         """Serve the best-ranked checkpoint or the named one; what is served already is given back."""
@@ -59,7 +91,10 @@ class Releases:
             clock=self._registry.clock,
             extra_files=extra_files,
         )
-        self._prune()
+        try:
+            self._prune()
+        except DeployError as error:  # what was deployed stays deployed; the next deployment prunes
+            log.warning("Old releases were not removed: %s", error)
         return ended
 
     def roll_back(self, *, release_id: str | None, reason: str) -> Deployment:
@@ -88,9 +123,10 @@ class Releases:
             )
 
     def _plan(self, requested_checkpoint_id: str | None) -> tuple[Deployment, Checkpoint, ExtraFiles]:
+        current = self._current_if_interrupted()
         with self._registry.transaction() as tx:
             tx.check_lease(self._lease)
-            self._end_interrupted(tx)
+            self._end_interrupted(tx, current=current)
             suite = lineage.active_suite(tx)
             ranking = None if suite is None else lineage.newest_ranking(tx, suite_id=suite.id)
             wish = choose(ranking=ranking, requested_checkpoint_id=requested_checkpoint_id)
@@ -113,12 +149,17 @@ class Releases:
             tx.add(planned, actor=self._actor, reason=f"{checkpoint.id}, {planned.reason}")
             return planned, checkpoint, confidence_files(calibration)
 
-    def _end_interrupted(self, tx: Transaction) -> None:
+    def _current_if_interrupted(self) -> str | None:
+        """Asked before the transaction: the target may be another host."""
+        with self._registry.reading() as tx:
+            is_interrupted = bool(tx.find(Deployment, state=UNFINISHED, limit=1))
+        return self._target.current() if is_interrupted else None
+
+    def _end_interrupted(self, tx: Transaction, *, current: str | None) -> None:
         """End what was killed in its midst, so that the next run starts over.
 
         `current` moves last: a release that is current was probed, and only its last step was not saved.
         """
-        current = self._target.current()
         for deployment in tx.find(Deployment, state=UNFINISHED):
             if deployment.state is DeploymentState.VERIFIED and deployment.id == current:
                 _supersede(tx, lease=self._lease, actor=self._actor)

@@ -9,6 +9,7 @@ import pytest
 
 from registry.manifests import Manifest, list_files, weights_sha256, write_manifest
 from registry.testing import START
+from tests.deploy.far import FarHost
 
 Seal = Callable[..., Path]
 
@@ -32,3 +33,9 @@ def seal(tmp_path: Path) -> Seal:
         return directory
 
     return make
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> FarHost:
+    """A host of its own directory, behind a line in memory."""
+    return FarHost(tmp_path / "far")

@@ -165,8 +165,8 @@ def mute_server(stage: Stage, deployment: Deployment, source: Path) -> None:
 def full_disk(stage: Stage, deployment: Deployment, source: Path) -> None:
     real = stage.target.activate
 
-    def activate(release_id: str) -> None:
-        real(release_id)
+    def activate(release_id: str, *, is_return: bool = False) -> None:
+        real(release_id, is_return=is_return)
         if release_id == deployment.id:
             raise TransferFailed("the link could not be made durable")
 

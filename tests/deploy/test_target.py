@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import DeployError, NotDeployable, TransferFailed
+from deploy.remote import RemoteTarget
 from deploy.target import LocalTarget, ReleaseTarget, prunable
 from deploy.testing import FakeTarget
 from registry.manifests import MANIFEST_NAME, read_manifest
+from tests.deploy.far import FarHost
 
 ONE, TWO, THREE = "r000001-aaaaaaaa", "r000002-bbbbbbbb", "r000003-cccccccc"
 
@@ -25,8 +27,10 @@ def releases(tmp_path: Path) -> Path:
     return tmp_path / "releases"
 
 
-@pytest.fixture(params=["local", "fake"])
-def target(request: pytest.FixtureRequest, releases: Path) -> ReleaseTarget:
+@pytest.fixture(params=["local", "fake", "remote"])
+def target(request: pytest.FixtureRequest, releases: Path, far: FarHost) -> ReleaseTarget:
+    if request.param == "remote":
+        return RemoteTarget(far.gateway(), carrier=far.carrier)
     return LocalTarget(releases) if request.param == "local" else FakeTarget()
 
 
@@ -89,7 +93,17 @@ def test_the_newest_activation_is_current(target: ReleaseTarget, seal) -> None:
         target.push(source, release_id=name)
         target.activate(name)
     assert target.current() == TWO
-    target.activate(ONE)
+
+
+def test_an_older_release_becomes_current_as_a_return_only(target: ReleaseTarget, seal) -> None:
+    source = seal()
+    for name in (ONE, TWO):
+        target.push(source, release_id=name)
+    target.activate(TWO)
+    with pytest.raises(NotDeployable, match=f"{ONE} is older than {TWO}"):
+        target.activate(ONE)
+    assert target.current() == TWO
+    target.activate(ONE, is_return=True)
     assert target.current() == ONE
 
 

@@ -19,6 +19,7 @@ PUBLIC_TASKS = {
     "inbox.scan": "control",
     "checkpoint.import": "control",
     "suite.build": "control",
+    "evaluation.send": "control",
     "evaluation.run": "evaluation",
     "evaluation.record": "control",
     "evaluation.defer": "control",

@@ -205,6 +205,26 @@ def test_an_answer_that_comes_twice_is_recorded_once(
         assert judgements.examples_of(tx, evaluation_id=message.request.evaluation_id) == EXAMPLES
 
 
+def test_an_answer_that_comes_a_day_late_is_recorded_once_and_judged(
+    registry: Registry, settings: Settings, base: Checkpoint, clock: ManualClock
+) -> None:
+    (message,) = ask(registry, settings)
+    assert isinstance(message.request, EvaluationRequest)
+    for _ in range(settings.evaluation.max_asks):
+        clock.advance(settings.evaluation.retry_after_seconds)
+        ask(registry, settings)
+    clock.advance(86_400)
+    answer(registry, message.request)
+    answer(registry, message.request)
+    ask(registry, settings)
+    with registry.reading() as tx:
+        (evaluation,) = tx.find(Evaluation, checkpoint_id=base.id)
+        checkpoint = tx.get(Checkpoint, base.id)
+        assert judgements.examples_of(tx, evaluation_id=evaluation.id) == EXAMPLES
+    assert evaluation.state is EvaluationState.ANSWERED
+    assert checkpoint.state is CheckpointState.ACCEPTED
+
+
 def test_an_evaluation_with_a_problem_means_unknown(
     registry: Registry, settings: Settings, base: Checkpoint
 ) -> None:
