@@ -35,11 +35,9 @@ def init_host(
     redis: Annotated[str, typer.Option(help="The address at which Redis is reached.")] = "127.0.0.1",
     redis_port: Annotated[int, typer.Option(help="Its port.")] = 6390,
     redis_password_file: Annotated[
-        Path | None, typer.Option(help="The training host's secrets/redis_password, copied here.")
+        Path | None, typer.Option(help="The training host's redis_password, copied here.")
     ] = None,
-    peer: Annotated[
-        str | None, typer.Option(help="On a training host: the intelligence host's name; makes keys.")
-    ] = None,
+    peer: Annotated[str | None, typer.Option(help="The intelligence host's name; makes keys.")] = None,
     peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
     peer_host_key: Annotated[
         Path | None, typer.Option(help="Its /etc/ssh/ssh_host_ed25519_key.pub, copied here.")
@@ -53,26 +51,18 @@ def init_host(
             "An intelligence host needs the training host's Redis password.",
             remedy="Copy its TANDEM_HOME/secrets/redis_password here, then --redis-password-file FILE.",
         )
-    try:
-        plan = HostPlan.model_validate(
-            {
-                "roles": tuple(dict.fromkeys(role)),
-                "directory": directory.resolve(),
-                "home": home.expanduser().resolve(),
-                "redis_address": redis,
-                "redis_port": redis_port,
-                "redis_password": _text(redis_password_file),
-                "peer": peer,
-                "peer_port": peer_port,
-                "server_key": _text(peer_host_key),
-                "torch": torch,
-                "uid": os.getuid() or IMAGE_UID,
-                "gid": os.getgid() or IMAGE_UID,
-            }
-        )
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        raise StackError(f"--{'.'.join(map(str, problem['loc']))}: {problem['msg']}.") from None
+    plan = _plan(
+        roles=tuple(dict.fromkeys(role)),
+        directory=directory.resolve(),
+        home=home.expanduser().resolve(),
+        redis_address=redis,
+        redis_port=redis_port,
+        redis_password=_text(redis_password_file),
+        peer=peer,
+        peer_port=peer_port,
+        server_key=_text(peer_host_key),
+        torch=torch,
+    )
     for path in provision(plan, force=force):
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Next: {next_command(plan)}", markup=False, highlight=False, soft_wrap=True)
@@ -103,6 +93,15 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             table.add_row(finding.check, styled(finding.state), finding.found, finding.remedy)
         console.print(table)
     raise typer.Exit(1 if any(finding.state == "failed" for finding in findings) else 0)
+
+
+def _plan(**fields: object) -> HostPlan:
+    owner = {"uid": os.getuid() or IMAGE_UID, "gid": os.getgid() or IMAGE_UID}
+    try:
+        return HostPlan.model_validate({**fields, **owner})
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise StackError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}.") from None
 
 
 def _text(path: Path | None) -> str | None:
