@@ -36,6 +36,6 @@ RUN apt-get update -qq \
 COPY --from=build /opt/tandem /opt/tandem
 ENV PATH=/opt/tandem/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp HF_HUB_OFFLINE=1
 WORKDIR /opt/tandem
-USER tandem
+USER 10001
 ENTRYPOINT ["tandem"]
 CMD ["--help"]
