@@ -73,8 +73,8 @@ class Site:
         return str(new)
 
     def job(self, job_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.tandem("job", "show", job_id)
-        return found
+        found: dict[str, dict[str, Any]] = {job["id"]: job for job in self.tandem("job", "list")}
+        return found[job_id]
 
 
 def wait_for(what_holds: Callable[[], object], *, seconds: float, what: Callable[[], str]) -> None:
