@@ -2,7 +2,7 @@
 # TORCH=cpu|cuda chooses the build of PyTorch (auto: CPU unless an NVIDIA driver is found). PYTHON=... names the interpreter.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults hosts fuzz test-unit lint format bench bench-verdicts clean
+.PHONY: help install demo test faults hosts fuzz compose-test test-unit lint format bench bench-verdicts clean
 
 BIN := .venv/bin
 
@@ -18,7 +18,7 @@ demo: install  ## Run the whole loop on real input, in a few minutes on a CPU
 test:  ## Install what the tests need and run all of them
 	@scripts/install.sh dev
 	@scripts/system-packages.sh
-	@$(BIN)/python -m pytest tests -m "not integration and not model" -q -n auto
+	@$(BIN)/python -m pytest tests -m "not integration and not model and not compose" -q -n auto
 	@$(BIN)/python -m pytest tests -m model -q -n auto
 	@$(BIN)/python -m pytest tests -m "integration and not faults and not fuzz and not hosts" -q --durations 10
 	@$(BIN)/python -m pytest tests/fuzz -m fuzz -q -n 2
@@ -40,9 +40,14 @@ fuzz:  ## Throw CASES requests at the four doors
 	@scripts/install.sh dev
 	@CASES=$(CASES) $(BIN)/python -m pytest tests/fuzz -m fuzz -q -n 2
 
+compose-test:  ## Build the image, bring up both profiles of docker-compose.yml, and stop each container once
+	@scripts/install.sh dev
+	@docker build --network host --tag tandem:latest .
+	@$(BIN)/python -m pytest tests/compose -m compose -q
+
 test-unit:  ## Run the unit tests only
 	@scripts/install.sh dev
-	@$(BIN)/python -m pytest tests -m "not integration and not model" -q -n auto
+	@$(BIN)/python -m pytest tests -m "not integration and not model and not compose" -q -n auto
 
 lint:  ## ruff, mypy strict, import contracts
 	@scripts/install.sh dev

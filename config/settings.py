@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
@@ -49,7 +49,10 @@ class Section(BaseModel):
 class RedisSettings(Section):
     """The bell. Without a url, `tandem up` runs its own on loopback."""
 
-    url: SecretStr | None = Field(default=None, description="redis://user:password@host:port/0")
+    url: SecretStr | None = Field(
+        default=None,
+        description="redis://user:password@host:port/0; without the password, that in secrets/redis_password",
+    )
     port: int = Field(default=6390, ge=1, le=65535, description="of the embedded Redis")
 
 
@@ -235,7 +238,9 @@ class Settings(BaseSettings):
     def redis_url(self) -> str:
         """Of the broker, with its password."""
         if self.redis.url is not None:
-            return self.redis.url.get_secret_value()
+            return _with_kept_password(
+                self.redis.url.get_secret_value(), path=self.paths.secrets / "redis_password"
+            )
         password = quote(self.paths.secret("redis_password"), safe="")
         return f"redis://:{password}@127.0.0.1:{self.redis.port}/0"
 
@@ -271,6 +276,16 @@ def setting_lines(settings: Settings) -> list[tuple[str, str]]:
         for name in _leaves(Settings)
         if not isinstance(_value_of(values, name=name), dict) or name.endswith("hyperparameters")
     ]
+
+
+def _with_kept_password(url: str, *, path: Path) -> str:
+    """The URL; where it names a user without a password, with the one that is kept in the file."""
+    parts = urlsplit(url)
+    if not parts.username or parts.password or not path.is_file():
+        return url
+    password = quote(path.read_text().strip(), safe="")
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username}:{password}@{host}").geturl()
 
 
 def _value_of(values: Any, *, name: str) -> Any:

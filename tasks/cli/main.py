@@ -8,7 +8,18 @@ import typer
 
 from config.errors import SettingsError
 from registry.errors import TandemError
-from tasks.cli import checkpoints, data, deployment, events, hosts, jobs, planning, stack, system
+from tasks.cli import (
+    checkpoints,
+    containers,
+    data,
+    deployment,
+    events,
+    hosts,
+    jobs,
+    planning,
+    stack,
+    system,
+)
 from tasks.cli.output import error_console
 from workers.errors import RequestError
 
@@ -22,7 +33,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (stack, jobs, planning, hosts, checkpoints, deployment, data, events, system):
+for room in (stack, jobs, planning, hosts, checkpoints, deployment, data, events, containers, system):
     room.register(cli)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -127,7 +128,7 @@ def _worker_answers(celery: Celery, *, name: str) -> bool:
         answers = celery.control.ping(timeout=CHECK_SECONDS) or []
     except (OperationalError, RedisError, OSError):
         return False  # Redis is away or refuses: whoever asks must not fall with it
-    return any(host.split("@")[0] == name for answer in answers for host in answer)
+    return any(node == f"{name}@{socket.gethostname()}" for answer in answers for node in answer)
 
 
 def _http_status(url: str) -> int | None:

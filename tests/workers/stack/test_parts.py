@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -32,8 +33,10 @@ def is_ready(settings: Settings, answer: Any) -> bool:
 
 
 def test_a_worker_is_up_once_it_answers_by_its_own_name(settings: Settings) -> None:
-    assert is_ready(settings, [{"control@host": {"ok": "pong"}}, {"train@host": {"ok": "pong"}}])
+    mine = f"train@{socket.gethostname()}"
+    assert is_ready(settings, [{"control@host": {"ok": "pong"}}, {mine: {"ok": "pong"}}])
     assert not is_ready(settings, [{"control@host": {"ok": "pong"}}])
+    assert not is_ready(settings, [{f"{mine}-2": {"ok": "pong"}}])
     assert not is_ready(settings, None)
 
 

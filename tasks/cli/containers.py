@@ -1,0 +1,113 @@
+"""Commands for hosts that run tandem in containers: `init-host`, `part run`, `part check`, `doctor`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.table import Table
+
+from config.settings import load_settings
+from tasks.cli.output import console, print_json, styled
+from workers.app import app
+from workers.doctor import examine
+from workers.errors import StackError
+from workers.provision import IMAGE_UID, HostPlan, next_command, provision
+from workers.stack.single import check_part, run_part
+
+part_commands = typer.Typer(help="One part alone, as a container runs it.", no_args_is_help=True)
+
+
+def register(cli: typer.Typer) -> None:
+    """Add this room's commands."""
+    cli.command("init-host")(init_host)
+    cli.command("doctor")(doctor)
+    cli.add_typer(part_commands, name="part")
+
+
+def init_host(
+    role: Annotated[list[str], typer.Option("--role", help="train, intel; both on one machine.")],
+    directory: Annotated[Path, typer.Option(help="Where docker-compose.yml lies.")] = Path(),
+    home: Annotated[Path, typer.Option(help="Runtime data.")] = Path("var"),
+    redis: Annotated[str, typer.Option(help="The address at which Redis is reached.")] = "127.0.0.1",
+    redis_port: Annotated[int, typer.Option(help="Its port.")] = 6390,
+    redis_password_file: Annotated[
+        Path | None, typer.Option(help="The training host's redis_password, copied here.")
+    ] = None,
+    peer: Annotated[str | None, typer.Option(help="The intelligence host's name; makes keys.")] = None,
+    peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
+    peer_host_key: Annotated[
+        Path | None, typer.Option(help="Its /etc/ssh/ssh_host_ed25519_key.pub, copied here.")
+    ] = None,
+    torch: Annotated[str, typer.Option(help="The build of PyTorch: cpu or cuda.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Write over what exists.")] = False,
+) -> None:
+    """Write what this host needs before its first start, and say the one next command."""
+    if "train" not in role and redis_password_file is None:
+        raise StackError(
+            "An intelligence host needs the training host's Redis password.",
+            remedy="Copy its TANDEM_HOME/secrets/redis_password here, then --redis-password-file FILE.",
+        )
+    plan = _plan(
+        roles=tuple(dict.fromkeys(role)),
+        directory=directory.resolve(),
+        home=home.expanduser().resolve(),
+        redis_address=redis,
+        redis_port=redis_port,
+        redis_password=_text(redis_password_file),
+        peer=peer,
+        peer_port=peer_port,
+        server_key=_text(peer_host_key),
+        torch=torch,
+    )
+    for path in provision(plan, force=force):
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Next: {next_command(plan)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@part_commands.command("run")
+def part_run(name: str) -> None:
+    """Become this part's process."""
+    run_part(load_settings(), name=name, celery=app)
+
+
+@part_commands.command("check")
+def part_check(name: str) -> None:
+    """Exit 0 where this part of this host does its work now, else 1 with the reason."""
+    check_part(load_settings(), name=name, celery=app)
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check this host and its way to the other one; exit 1 where something failed."""
+    findings = examine(load_settings())
+    if as_json:
+        print_json(findings)
+    else:
+        table = Table()
+        for heading in ("check", "state", "found", "remedy"):
+            table.add_column(heading, overflow="fold")
+        for finding in findings:
+            table.add_row(finding.check, styled(finding.state), finding.found, finding.remedy)
+        console.print(table)
+    raise typer.Exit(1 if any(finding.state == "failed" for finding in findings) else 0)
+
+
+def _plan(**fields: object) -> HostPlan:
+    owner = {"uid": os.getuid() or IMAGE_UID, "gid": os.getgid() or IMAGE_UID}
+    try:
+        return HostPlan.model_validate({**fields, **owner})
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise StackError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}.") from None
+
+
+def _text(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise StackError(f"{path} cannot be read: {error.strerror}.") from None

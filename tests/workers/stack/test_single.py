@@ -1,0 +1,71 @@
+"""A container becomes its part, and says truly whether that works."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from config.settings import RedisSettings, Settings
+from registry import asks
+from registry.schema import check_schema, upgrade
+from registry.store import Registry
+from workers.errors import StackError
+from workers.stack.single import check_part, run_part
+
+
+@pytest.fixture
+def hosted(tmp_path: Path) -> Settings:
+    redis = RedisSettings.model_validate({"url": "redis://tandem@127.0.0.1:1/0"})
+    settings = Settings(home=tmp_path / "var", redis=redis)
+    settings.paths.prepare()
+    return settings
+
+
+def celery() -> Celery:
+    return Celery("single", set_as_current=False)
+
+
+def test_a_part_is_replaced_by_its_process_with_the_password_out_of_sight(hosted: Settings) -> None:
+    seen: list[tuple[str, ...]] = []
+    environments: list[dict[str, str]] = []
+
+    def replace(program: str, command: tuple[str, ...], environment: dict[str, str]) -> None:
+        seen.append(command)
+        environments.append(environment)
+
+    run_part(hosted, name="flower", celery=celery(), replace=replace)
+    password = hosted.paths.secret("flower_password")
+    assert "flower" in seen[0]
+    assert password not in " ".join(seen[0])
+    assert environments[0]["FLOWER_BASIC_AUTH"].endswith(password)
+
+
+def test_the_control_worker_brings_the_registry_up_to_date_first(hosted: Settings) -> None:
+    run_part(hosted, name="control", celery=celery(), replace=lambda *_: None)
+    check_schema(Registry(hosted.database_url))
+
+
+def test_an_unknown_part_is_refused_with_those_that_there_are(hosted: Settings) -> None:
+    with pytest.raises(StackError, match="no part trian") as caught:
+        run_part(hosted, name="trian", celery=celery(), replace=lambda *_: None)
+    assert "train" in caught.value.remedy
+
+
+def test_beat_works_while_its_ticks_arrive_and_not_before_the_first(hosted: Settings) -> None:
+    registry = Registry(hosted.database_url)
+    upgrade(registry)
+    with pytest.raises(StackError, match="no tick was seen"):
+        check_part(hosted, name="beat", celery=celery())
+    with registry.transaction() as tx:
+        asks.put(tx, kind="tick", subject_id="sweep")
+    check_part(hosted, name="beat", celery=celery())
+
+
+def test_beat_whose_ticks_stopped_does_not_work(hosted: Settings) -> None:
+    registry = Registry(hosted.database_url, clock=lambda: datetime.now(UTC) - timedelta(hours=1))
+    upgrade(registry)
+    with registry.transaction() as tx:
+        asks.put(tx, kind="tick", subject_id="sweep")
+    with pytest.raises(StackError, match="last tick"):
+        check_part(hosted, name="beat", celery=celery())

@@ -1,0 +1,109 @@
+"""A host is prepared once, with the right modes, and never over what is there."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+from config.settings import load_settings, setting_names
+from workers.errors import StackError
+from workers.provision import HostPlan, environment_text, known_hosts_line, next_command, provision
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGh0 root@intel"
+
+
+def plan(directory: Path, **changes: Any) -> HostPlan:
+    fields = {
+        "roles": ("train",),
+        "directory": directory,
+        "home": directory / "var",
+        "redis_address": "10.0.0.1",
+        "uid": 1234,
+        "gid": 1234,
+    }
+    return HostPlan.model_validate({**fields, **changes})
+
+
+@pytest.fixture(autouse=True)
+def no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.provision.os.geteuid", lambda: 1234)
+
+
+def test_everything_secret_is_for_its_owner_only(tmp_path: Path) -> None:
+    provision(plan(tmp_path, peer="intel", server_key=HOST_KEY))
+    secrets = tmp_path / "var" / "secrets"
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    for path in (*secrets.iterdir(), tmp_path / ".env"):
+        is_public = path.suffix == ".pub" or path.name == "known_hosts"
+        assert path.stat().st_mode & 0o777 == (0o644 if is_public else 0o600), path
+
+
+def test_the_access_rules_bear_the_password_as_a_hash_only(tmp_path: Path) -> None:
+    provision(plan(tmp_path))
+    password = (tmp_path / "var/secrets/redis_password").read_text().strip()
+    rules = (tmp_path / "var/secrets/redis.acl").read_text()
+    assert password not in rules + (tmp_path / ".env").read_text()
+    assert f"user tandem on #{hashlib.sha256(password.encode()).hexdigest()}" in rules
+    assert rules.startswith("user default off\n")
+
+
+def test_tandem_itself_reads_the_environment_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in setting_names():
+        monkeypatch.delenv(name, raising=False)
+    provision(plan(tmp_path, redis_port=7000))
+    monkeypatch.chdir(tmp_path)
+    password = (tmp_path / "var/secrets/redis_password").read_text().strip()
+    assert load_settings().redis_url == f"redis://tandem:{password}@10.0.0.1:7000/0"
+    assert load_settings().home == tmp_path / "var"
+
+
+def test_the_keys_are_two_and_can_be_loaded(tmp_path: Path) -> None:
+    provision(plan(tmp_path, peer="intel"))
+    secrets = tmp_path / "var" / "secrets"
+    keys = [
+        load_ssh_private_key((secrets / name).read_bytes(), password=None)
+        for name in ("deploy_data_key", "deploy_command_key")
+    ]
+    assert keys[0] != keys[1]
+    assert (secrets / "deploy_data_key.pub").read_text().startswith("ssh-ed25519 ")
+
+
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
+    provision(plan(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(StackError, match="exists already; nothing was written"):
+        provision(plan(tmp_path, redis_address="10.0.0.2"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    provision(plan(tmp_path, redis_address="10.0.0.2"), force=True)
+    assert "10.0.0.2" in (tmp_path / ".env").read_text()
+
+
+def test_an_intelligence_host_takes_the_training_hosts_password(tmp_path: Path) -> None:
+    provision(plan(tmp_path, roles=("intel",), redis_password="0123456789abcdefgh"))
+    assert (tmp_path / "var/secrets/redis_password").read_text() == "0123456789abcdefgh\n"
+    assert not (tmp_path / "var/secrets/deploy_data_key").exists()
+
+
+def test_a_port_of_its_own_stands_in_brackets_in_known_hosts() -> None:
+    assert known_hosts_line(host="intel", port=22, public_key=HOST_KEY).startswith("intel ssh-ed25519 ")
+    assert known_hosts_line(host="intel", port=2222, public_key=HOST_KEY).startswith("[intel]:2222 ssh-")
+    with pytest.raises(StackError, match="no public host key"):
+        known_hosts_line(host="intel", port=22, public_key="-----BEGIN OPENSSH PRIVATE KEY-----")
+
+
+def test_the_next_command_names_the_roles_and_the_gpu(tmp_path: Path) -> None:
+    both = plan(tmp_path, roles=("train", "intel"), torch="cuda")
+    assert next_command(both) == (
+        "docker-compose -f docker-compose.yml -f docker-compose.gpu.yml --profile train --profile intel"
+        " up -d --build"
+    )
+
+
+def test_a_line_break_cannot_smuggle_a_setting_into_the_environment(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="redis_address"):
+        plan(tmp_path, redis_address="10.0.0.1\nTANDEM_HOME=/")
+    assert environment_text(plan(tmp_path)).count("TANDEM_HOME=") == 1

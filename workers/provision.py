@@ -1,0 +1,153 @@
+"""What a host needs before its first start: `.env`, passwords, access rules, ssh keys, with their modes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import Field
+
+from config.home import SECRET_MODE, Home
+from registry.files import write_atomically
+from registry.records import Record
+from workers.errors import StackError
+
+Role = Literal["train", "intel"]
+REDIS_USER = "tandem"
+IMAGE_UID = 10001  # of the image's own user: whose files they are where root prepares a host
+PUBLIC_MODE = 0o644
+KEYS = ("deploy_data_key", "deploy_command_key")
+
+
+class HostPlan(Record):
+    """One host of the two, or both on one machine."""
+
+    roles: tuple[Role, ...] = Field(min_length=1)
+    directory: Path
+    home: Path
+    redis_address: str = Field(pattern=r"^[A-Za-z0-9.:_-]+$")
+    redis_port: int = Field(default=6390, ge=1, le=65535)
+    redis_password: str | None = Field(default=None, min_length=16)
+    torch: Literal["cpu", "cuda"] = "cpu"
+    server_key: str | None = None
+    peer: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
+    peer_port: int = Field(default=22, ge=1, le=65535)
+    uid: int = Field(ge=1, description="the parts run as this user, never as root")
+    gid: int = Field(ge=1)
+
+
+def provision(plan: HostPlan, *, force: bool = False) -> list[Path]:
+    """Write all files of the plan, or none where one exists and `force` is not given; the paths written.
+
+    Raises `StackError` naming what exists already.
+    """
+    home = Home(plan.home)
+    target = plan.directory / ".env"
+    _refuse_overwriting([target, *_secret_paths(plan, home=home)], force=force)
+    home.prepare()
+    (home.run / "redis").mkdir(exist_ok=True, mode=0o700)
+    written = [_write(path, text=text, mode=mode) for path, text, mode in _secrets(plan, home=home)]
+    written.append(_write(target, text=environment_text(plan), mode=SECRET_MODE))
+    _give_away(plan, home=home, also=target)
+    return written
+
+
+def environment_text(plan: HostPlan) -> str:
+    """The `.env`: settings for containers and commands alike, and what docker-compose.yml asks for."""
+    lines = [
+        "# Written by `tandem init-host`. It holds no password: those lie in TANDEM_HOME/secrets.",
+        f"TANDEM_HOME={plan.home}",
+        f"TANDEM_REDIS__URL=redis://{REDIS_USER}@{plan.redis_address}:{plan.redis_port}/0",
+        f"TANDEM_REDIS__PORT={plan.redis_port}",
+        f"STACK_REDIS_ADDRESS={plan.redis_address}",
+        f"STACK_TORCH={plan.torch}",
+        f"STACK_UID={plan.uid}",
+        f"STACK_GID={plan.gid}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def next_command(plan: HostPlan) -> str:
+    """The one command that starts this host."""
+    gpu = " -f docker-compose.yml -f docker-compose.gpu.yml" if plan.torch == "cuda" else ""
+    profiles = "".join(f" --profile {role}" for role in plan.roles)
+    return f"docker-compose{gpu}{profiles} up -d --build"
+
+
+def acl_text(password: str) -> str:
+    """Redis' access rules: nobody without a name, and one user who can neither administer nor empty it."""
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    return f"user default off\nuser {REDIS_USER} on #{digest} ~* &* +@all -@admin -@dangerous +info\n"
+
+
+def known_hosts_line(*, host: str, port: int, public_key: str) -> str:
+    """The line by which ssh knows that host; `StackError` for what is no public host key."""
+    words = public_key.split()
+    if len(words) < 2 or not words[0].startswith(("ssh-", "ecdsa-")):
+        raise StackError(
+            "That is no public host key.",
+            remedy="It is the file /etc/ssh/ssh_host_ed25519_key.pub of the intelligence host.",
+        )
+    name = host if port == 22 else f"[{host}]:{port}"
+    return f"{name} {words[0]} {words[1]}\n"
+
+
+def _secret_paths(plan: HostPlan, *, home: Home) -> Iterator[Path]:
+    yield home.secrets / "redis_password"
+    yield home.secrets / "redis.acl"
+    if "train" in plan.roles and plan.peer:
+        yield from (home.secrets / name for name in KEYS)
+    if plan.server_key:
+        yield home.secrets / "known_hosts"
+
+
+def _secrets(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str, int]]:
+    password = plan.redis_password or home.secret("redis_password")
+    yield home.secrets / "redis_password", password + "\n", SECRET_MODE
+    yield home.secrets / "redis.acl", acl_text(password), SECRET_MODE
+    for name in ("server_admin_key", "server_read_key", "flower_password"):
+        home.secret(name)
+    if "train" in plan.roles and plan.peer:
+        for name in KEYS:
+            private, public = _key_pair(comment=name)
+            yield home.secrets / name, private, SECRET_MODE
+            yield home.secrets / f"{name}.pub", public, PUBLIC_MODE
+    if plan.server_key and plan.peer:
+        line = known_hosts_line(host=plan.peer, port=plan.peer_port, public_key=plan.server_key)
+        yield home.secrets / "known_hosts", line, PUBLIC_MODE
+
+
+def _key_pair(*, comment: str) -> tuple[str, str]:
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return private.decode(), f"{public.decode()} {comment}\n"
+
+
+def _refuse_overwriting(paths: list[Path], *, force: bool) -> None:
+    existing = [path for path in paths if path.exists()]
+    if existing and not force:
+        raise StackError(
+            f"{existing[0]} exists already; nothing was written.",
+            remedy="--force writes all of it anew: passwords and keys change on this host.",
+        )
+
+
+def _write(path: Path, *, text: str, mode: int) -> Path:
+    write_atomically(path, content=text.encode(), mode=mode)
+    return path
+
+
+def _give_away(plan: HostPlan, *, home: Home, also: Path) -> None:
+    """Where root prepares a host, the files belong to those who run on it."""
+    if os.geteuid() != 0:
+        return
+    for path in (home.root, *home.root.rglob("*"), also):
+        os.chown(path, plan.uid, plan.gid, follow_symlinks=False)

@@ -1,0 +1,57 @@
+"""One part of the stack alone, as a container runs it: become its process, or ask whether it works."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from celery import Celery
+
+from config.settings import Settings
+from registry.errors import TandemError
+from registry.schema import upgrade
+from registry.store import Registry
+from workers.errors import StackError
+from workers.stack.parts import Part, stack_parts
+from workers.status import beat_status
+
+Replace = Callable[[str, tuple[str, ...], dict[str, str]], object]
+
+
+def run_part(settings: Settings, *, name: str, celery: Celery, replace: Replace = os.execvpe) -> None:
+    """Become the named part. The control worker brings the registry up to date first: it stands beside it."""
+    settings.paths.prepare()
+    part = find_part(settings, name=name, celery=celery)
+    if name == "control":
+        upgrade(Registry(settings.database_url))
+    replace(part.command[0], part.command, {**os.environ, **part.environment})
+
+
+def check_part(settings: Settings, *, name: str, celery: Celery) -> None:
+    """`StackError` unless the named part of this host does its work at this moment."""
+    part = find_part(settings, name=name, celery=celery)
+    problem = _late_ticks(settings) if name == "beat" else _silence(part)
+    if problem:
+        raise StackError(f"{name} does not work: {problem}.")
+
+
+def find_part(settings: Settings, *, name: str, celery: Celery) -> Part:
+    """The part of that name; `StackError` names those that there are."""
+    parts = {part.name: part for part in stack_parts(settings, celery=celery)}
+    if name not in parts:
+        raise StackError(f"There is no part {name}.", remedy=f"These are: {', '.join(parts)}.")
+    return parts[name]
+
+
+def _silence(part: Part) -> str | None:
+    return None if part.is_ready() else "it does not answer"
+
+
+def _late_ticks(settings: Settings) -> str | None:
+    """Beat answers no questions: it works while the sweep that it rings for is done in time."""
+    try:
+        with Registry(settings.database_url).reading() as tx:
+            status = beat_status(tx, sweep_seconds=settings.schedule.sweep_seconds)
+    except TandemError as error:
+        return error.message
+    return None if status.state == "up" else status.detail
