@@ -136,7 +136,7 @@ def _refuse_overwriting(paths: list[Path], *, force: bool) -> None:
     if existing and not force:
         raise StackError(
             f"{existing[0]} exists already; nothing was written.",
-            remedy="--force writes all of it anew: passwords and keys change on this host.",
+            remedy="--force writes all of it anew: the keys change; Redis keeps its password unless another is given.",
         )
 
 

@@ -16,7 +16,7 @@ from inference.testing import build_sealed_tiny_model
 from tests.inference.server.conftest import ADMIN_KEY, config_for
 from tests.inference.server.test_serving import running
 
-pytestmark = pytest.mark.fuzz
+pytestmark = [pytest.mark.integration, pytest.mark.fuzz, pytest.mark.timeout(3000)]
 ROUTES = (
     "GET /gpu",
     "GET /health",
