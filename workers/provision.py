@@ -13,15 +13,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field
 
 from config.home import SECRET_MODE, Home
+from config.settings import Settings
+from deploy.access import authorized_keys
 from registry.files import write_atomically
 from registry.records import Record
 from workers.errors import StackError
+from workers.stack.gate import write_gate_config
 
 Role = Literal["train", "intel"]
 REDIS_USER = "tandem"
 IMAGE_UID = 10001  # of the image's own user: whose files they are where root prepares a host
 PUBLIC_MODE = 0o644
 KEYS = ("deploy_data_key", "deploy_command_key")
+AUTHORIZED_KEYS = "authorized_keys"
 
 
 class HostPlan(Record):
@@ -35,6 +39,9 @@ class HostPlan(Record):
     redis_password: str | None = Field(default=None, min_length=16)
     torch: Literal["cpu", "cuda"] = "cpu"
     server_key: str | None = None
+    data_public_key: str | None = None
+    command_public_key: str | None = None
+    python: Path = Field(description="that runs the gate: an installed tandem on the host itself")
     peer: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
     peer_port: int = Field(default=22, ge=1, le=65535)
     uid: int = Field(ge=1, description="the parts run as this user, never as root")
@@ -53,6 +60,8 @@ def provision(plan: HostPlan, *, force: bool = False) -> list[Path]:
     (home.run / "redis").mkdir(exist_ok=True, mode=0o700)
     written = [_write(path, text=text, mode=mode) for path, text, mode in _secrets(plan, home=home)]
     written.append(_write(target, text=environment_text(plan), mode=SECRET_MODE))
+    if plan.data_public_key:
+        written.append(write_gate_config(Settings(home=plan.home)))
     _give_away(plan, home=home, also=target)
     return written
 
@@ -69,6 +78,8 @@ def environment_text(plan: HostPlan) -> str:
         f"STACK_UID={plan.uid}",
         f"STACK_GID={plan.gid}",
     ]
+    if "train" in plan.roles and plan.peer:
+        lines += [f"TANDEM_DEPLOY__HOST={plan.peer}", f"TANDEM_DEPLOY__PORT={plan.peer_port}"]
     return "\n".join(lines) + "\n"
 
 
@@ -104,6 +115,8 @@ def _secret_paths(plan: HostPlan, *, home: Home) -> Iterator[Path]:
         yield from (home.secrets / name for name in KEYS)
     if plan.server_key:
         yield home.secrets / "known_hosts"
+    if plan.data_public_key and plan.command_public_key:
+        yield home.secrets / AUTHORIZED_KEYS
 
 
 def _secrets(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str, int]]:
@@ -120,6 +133,20 @@ def _secrets(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str, int]]:
     if plan.server_key and plan.peer:
         line = known_hosts_line(host=plan.peer, port=plan.peer_port, public_key=plan.server_key)
         yield home.secrets / "known_hosts", line, PUBLIC_MODE
+    if plan.data_public_key and plan.command_public_key:
+        yield home.secrets / AUTHORIZED_KEYS, _authorized_keys(plan, home=home), PUBLIC_MODE
+
+
+def _authorized_keys(plan: HostPlan, *, home: Home) -> str:
+    """The training host's two keys, each held to its one purpose."""
+    lines = authorized_keys(
+        config_path=home.run / "gate.json",
+        incoming_dir=home.incoming,
+        python=plan.python,
+        data_public_key=plan.data_public_key or "",
+        command_public_key=plan.command_public_key or "",
+    )
+    return "\n".join(lines) + "\n"
 
 
 def _key_pair(*, comment: str) -> tuple[str, str]:
@@ -136,7 +163,7 @@ def _refuse_overwriting(paths: list[Path], *, force: bool) -> None:
     if existing and not force:
         raise StackError(
             f"{existing[0]} exists already; nothing was written.",
-            remedy="--force writes all of it anew: the keys change; Redis keeps its password unless another is given.",
+            remedy="--force writes it anew: the keys change; Redis keeps its password if none is given.",
         )
 
 

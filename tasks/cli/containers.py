@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,7 @@ from tasks.cli.output import console, print_json, styled
 from workers.app import app
 from workers.doctor import examine
 from workers.errors import StackError
-from workers.provision import IMAGE_UID, HostPlan, next_command, provision
+from workers.provision import AUTHORIZED_KEYS, IMAGE_UID, HostPlan, next_command, provision
 from workers.stack.single import check_part, run_part
 
 part_commands = typer.Typer(help="One part alone, as a container runs it.", no_args_is_help=True)
@@ -34,23 +36,18 @@ def init_host(
     home: Annotated[Path, typer.Option(help="Runtime data.")] = Path("var"),
     redis: Annotated[str, typer.Option(help="The address at which Redis is reached.")] = "127.0.0.1",
     redis_port: Annotated[int, typer.Option(help="Its port.")] = 6390,
-    redis_password_file: Annotated[
-        Path | None, typer.Option(help="The training host's redis_password, copied here.")
-    ] = None,
+    redis_password_file: Annotated[Path | None, typer.Option(help="Of the training host.")] = None,
     peer: Annotated[str | None, typer.Option(help="The intelligence host's name; makes keys.")] = None,
     peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
     peer_host_key: Annotated[
         Path | None, typer.Option(help="Its /etc/ssh/ssh_host_ed25519_key.pub, copied here.")
     ] = None,
+    peer_keys: Annotated[Path | None, typer.Option(help="Where its deploy_*_key.pub lie.")] = None,
     torch: Annotated[str, typer.Option(help="The build of PyTorch: cpu or cuda.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Write over what exists.")] = False,
 ) -> None:
     """Write what this host needs before its first start, and say the one next command."""
-    if "train" not in role and redis_password_file is None:
-        raise StackError(
-            "An intelligence host needs the training host's Redis password.",
-            remedy="Copy its TANDEM_HOME/secrets/redis_password here, then --redis-password-file FILE.",
-        )
+    _refuse_strangers(role, redis_password_file=redis_password_file)
     plan = _plan(
         roles=tuple(dict.fromkeys(role)),
         directory=directory.resolve(),
@@ -61,11 +58,17 @@ def init_host(
         peer=peer,
         peer_port=peer_port,
         server_key=_text(peer_host_key),
+        data_public_key=_text(peer_keys and peer_keys / "deploy_data_key.pub"),
+        command_public_key=_text(peer_keys and peer_keys / "deploy_command_key.pub"),
+        python=Path(sys.executable),
         torch=torch,
     )
     for path in provision(plan, force=force):
-        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Next: {next_command(plan)}", markup=False, highlight=False, soft_wrap=True)
+        _say(f"wrote {path}")
+    if peer_keys is not None:
+        keys = plan.home / "secrets" / AUTHORIZED_KEYS
+        _say(f"Let the training host in: cat {keys} >> ~/.ssh/authorized_keys")
+    _say(f"Next: {next_command(plan)}")
 
 
 @part_commands.command("run")
@@ -93,6 +96,18 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             table.add_row(finding.check, styled(finding.state), finding.found, finding.remedy)
         console.print(table)
     raise typer.Exit(1 if any(finding.state == "failed" for finding in findings) else 0)
+
+
+def _refuse_strangers(roles: Sequence[str], *, redis_password_file: Path | None) -> None:
+    if "train" not in roles and redis_password_file is None:
+        raise StackError(
+            "An intelligence host needs the training host's Redis password.",
+            remedy="Copy its TANDEM_HOME/secrets/redis_password here, then --redis-password-file FILE.",
+        )
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _plan(**fields: object) -> HostPlan:

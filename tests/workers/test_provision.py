@@ -1,6 +1,7 @@
 """A host is prepared once, with the right modes, and never over what is there."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from config.settings import load_settings, setting_names
 from workers.errors import StackError
-from workers.provision import HostPlan, environment_text, known_hosts_line, next_command, provision
+from workers.provision import KEYS, HostPlan, environment_text, known_hosts_line, next_command, provision
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGh0 root@intel"
 
@@ -20,6 +21,7 @@ def plan(directory: Path, **changes: Any) -> HostPlan:
         "directory": directory,
         "home": directory / "var",
         "redis_address": "10.0.0.1",
+        "python": Path("/opt/tandem/bin/python"),
         "uid": 1234,
         "gid": 1234,
     }
@@ -38,6 +40,25 @@ def test_everything_secret_is_for_its_owner_only(tmp_path: Path) -> None:
     for path in (*secrets.iterdir(), tmp_path / ".env"):
         is_public = path.suffix == ".pub" or path.name == "known_hosts"
         assert path.stat().st_mode & 0o777 == (0o644 if is_public else 0o600), path
+
+
+def test_the_training_host_is_told_where_releases_go(tmp_path: Path) -> None:
+    told = environment_text(plan(tmp_path, peer="intel", peer_port=2200)).splitlines()
+    assert "TANDEM_DEPLOY__HOST=intel" in told
+    assert "TANDEM_DEPLOY__PORT=2200" in told
+    assert "TANDEM_DEPLOY" not in environment_text(plan(tmp_path))
+
+
+def test_the_intelligence_host_lets_two_keys_in_each_for_one_purpose(tmp_path: Path) -> None:
+    training = tmp_path / "training"
+    provision(plan(training, peer="intel"))
+    data, command = ((training / "var/secrets" / f"{name}.pub").read_text().strip() for name in KEYS)
+    provision(plan(tmp_path, roles=("intel",), data_public_key=data, command_public_key=command))
+    home = tmp_path / "var"
+    receive, gate = (home / "secrets/authorized_keys").read_text().splitlines()
+    assert receive == f'command="rrsync -wo {home}/models/incoming",restrict {data}'
+    assert gate == f'command="/opt/tandem/bin/python -m deploy.gate {home}/run/gate.json",restrict {command}'
+    assert json.loads((home / "run/gate.json").read_text())["releases_dir"] == f"{home}/models/releases"
 
 
 def test_the_access_rules_bear_the_password_as_a_hash_only(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ PUBLIC = {
         "--home",
         "--peer",
         "--peer-host-key",
+        "--peer-keys",
         "--peer-port",
         "--redis",
         "--redis-password-file",
