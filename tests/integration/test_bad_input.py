@@ -19,7 +19,7 @@ BAD_DATASETS = {
     "blank": ("\n\n", "has no rows"),
     "not json": (ROW + "{\n", "line 2: not valid JSON"),
     "a list": (ROW + "[]\n", "line 2: a row is a JSON object"),
-    "other fields": ('{"text": "x"}\n', "line 1: has neither 'messages' nor 'prompt'"),
+    "other fields": ('{"text": "x"}\n', "line 1: is in no known form"),
     "wrong role": (ROW.replace("assistant", "asistant"), "line 1: messages[1].role"),
     "empty answer": (ROW.replace('"b"', '" "'), "line 1: messages[1] (assistant) is empty"),
     "no answer": ('{"messages": [{"role": "user", "content": "a"}]}\n', "line 1: messages"),
