@@ -64,6 +64,11 @@ class Home:
         return self.root / "models" / "releases"
 
     @property
+    def answers(self) -> Path:
+        """What models said to suites, so that a killed evaluation goes on: made again where it is missing."""
+        return self.root / "cache" / "answers"
+
+    @property
     def token_cache(self) -> Path:
         """Tokenised datasets: made again where they are missing."""
         return self.root / "cache" / "tokens"

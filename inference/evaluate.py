@@ -16,10 +16,11 @@ import torch
 
 from inference.batches import DEFAULT_LIMITS, BatchLimits
 from inference.errors import ModelError
-from inference.generation import Generated, generate
+from inference.generation import generate
+from inference.kept import KeptAnswers, Said, question_key
 from inference.model import LoadedModel, load_model
-from inference.prompts import encode_row
-from inference.scoring import Score, score
+from inference.prompts import EncodedRow, encode_row
+from inference.scoring import score
 from registry.errors import DatasetError, ProfileError, TandemError
 from registry.files import sha256_file
 from registry.judging import DEFAULT_SCORER, Judge, Judgement, same_text
@@ -28,6 +29,8 @@ from registry.profiles.base import Profile, expected_answer
 from registry.records import TEMPERATURES, ExampleResult, GenerationSettings
 from registry.rows import ChatRow, read_rows
 
+# So much is lost to a kill at most: a few batches.
+CHUNK_ROWS = 128
 UNUSABLE_WEIGHTS = "the model's weights hold NaN or infinity"
 
 
@@ -38,17 +41,19 @@ def evaluate(
     clock: Callable[[], datetime],
     limits: BatchLimits = DEFAULT_LIMITS,
     judge: Judge = same_text,
+    keep_in: Path | None = None,
 ) -> EvaluationAnswer:
     """Score and generate for every row of the suite, with what `request` names, verified by content.
 
-    The answer has a result for every row, or none and the problem that prevented it. The model's memory
-    is free again on return.
+    With `keep_in`, what the model says is kept there as it comes, and taken from there where this very
+    question was asked before, to the end or until a kill. The answer has a result for every row, or none and
+    the problem that prevented it. The model's memory is free again on return.
     """
     started_at = clock()
     examples: tuple[ExampleResult, ...] = ()
-    problem = ""
+    problem, num_kept = "", 0
     try:
-        examples = _run(request, limits=limits, judge=judge)
+        examples, num_kept = _run(request, limits=limits, judge=judge, keep_in=keep_in)
     except (TandemError, OSError) as error:
         problem = f"{type(error).__name__}: {error}"
     finally:
@@ -59,6 +64,7 @@ def evaluate(
         suite_id=request.suite_id,
         examples=examples,
         problem=problem,
+        num_kept=num_kept,
         host=host,
         started_at=started_at,
         finished_at=clock(),
@@ -72,37 +78,54 @@ def evaluate_rows(
     settings: GenerationSettings,
     limits: BatchLimits = DEFAULT_LIMITS,
     judge: Judge = same_text,
+    kept: KeptAnswers | None = None,
 ) -> tuple[ExampleResult, ...]:
     """A result for every row, in order. A row whose numbers could not be had says why in `problem`."""
     if not loaded.has_finite_weights:
         return tuple(_unanswered(row, problem=UNUSABLE_WEIGHTS) for row in rows)
     problems = [_unfit(loaded.profile, row) for row in rows]
     fit = [row for row, problem in zip(rows, problems, strict=True) if not problem]
-    answered = iter(_evaluate_fit(loaded, fit, settings=settings, limits=limits, judge=judge))
+    said = _ask(loaded, fit, settings=settings, limits=limits, kept=kept)
     return tuple(
-        _unanswered(row, problem=problem) if problem else next(answered)
+        _unanswered(row, problem=problem)
+        if problem
+        else _example(row, said=said[row.content_id], profile=loaded.profile, judge=judge)
         for row, problem in zip(rows, problems, strict=True)
     )
 
 
-def _evaluate_fit(
+def _ask(
     loaded: LoadedModel,
     rows: Sequence[ChatRow],
     *,
     settings: GenerationSettings,
     limits: BatchLimits,
-    judge: Judge,
-) -> tuple[ExampleResult, ...]:
+    kept: KeptAnswers | None,
+) -> dict[str, Said]:
+    """What the model says to each row, by row id; chunk by chunk where it is kept, longest rows first."""
     loaded = replace(loaded, confidence_temperatures=TEMPERATURES)
-    encoded = [encode_row(loaded, row) for row in rows]
-    scores = score(loaded, encoded, limits=limits)
-    fitting = [place for place, row in enumerate(encoded) if len(row.prompt) < loaded.max_positions]
-    replies = generate(loaded, [encoded[place].prompt for place in fitting], settings=settings, limits=limits)
+    encoded = {row.content_id: encode_row(loaded, row) for row in rows}
+    said = {} if kept is None else {key: one for key, one in kept.load().items() if key in encoded}
+    missing = sorted((key for key in encoded if key not in said), key=lambda key: -len(encoded[key].prompt))
+    size = len(missing) if kept is None else CHUNK_ROWS
+    for start in range(0, len(missing), max(1, size)):
+        keys = missing[start : start + size]
+        chunk = _ask_chunk(loaded, [encoded[key] for key in keys], settings=settings, limits=limits)
+        fresh = dict(zip(keys, chunk, strict=True))
+        if kept is not None:
+            kept.add(fresh)
+        said |= fresh
+    return said
+
+
+def _ask_chunk(
+    loaded: LoadedModel, rows: Sequence[EncodedRow], *, settings: GenerationSettings, limits: BatchLimits
+) -> list[Said]:
+    scores = score(loaded, rows, limits=limits)
+    fitting = [place for place, row in enumerate(rows) if len(row.prompt) < loaded.max_positions]
+    replies = generate(loaded, [rows[place].prompt for place in fitting], settings=settings, limits=limits)
     by_place = dict(zip(fitting, replies, strict=True))
-    return tuple(
-        _example(row, scored=scores[place], reply=by_place.get(place), profile=loaded.profile, judge=judge)
-        for place, row in enumerate(rows)
-    )
+    return [Said(score=scores[place], reply=by_place.get(place)) for place in range(len(rows))]
 
 
 def _unfit(profile: Profile, row: ChatRow) -> str:
@@ -114,7 +137,10 @@ def _unfit(profile: Profile, row: ChatRow) -> str:
     return ""
 
 
-def _run(request: EvaluationRequest, *, limits: BatchLimits, judge: Judge) -> tuple[ExampleResult, ...]:
+def _run(
+    request: EvaluationRequest, *, limits: BatchLimits, judge: Judge, keep_in: Path | None
+) -> tuple[tuple[ExampleResult, ...], int]:
+    """Every row's result, and how many of them were taken from an earlier pass."""
     rows = _suite_rows(request.suite)
     loaded = load_model(
         Path(request.model.path),
@@ -122,7 +148,17 @@ def _run(request: EvaluationRequest, *, limits: BatchLimits, judge: Judge) -> tu
         num_threads=request.num_threads,
         expected_sha256=request.model.sha256,
     )
-    return evaluate_rows(loaded, rows, settings=request.settings, limits=limits, judge=judge)
+    kept = _kept(loaded, request=request, directory=keep_in)
+    known = set() if kept is None else set(kept.load())
+    examples = evaluate_rows(loaded, rows, settings=request.settings, limits=limits, judge=judge, kept=kept)
+    if kept is not None:
+        kept.forget_older()
+    return examples, sum(row.content_id in known for row in rows)
+
+
+def _kept(loaded: LoadedModel, *, request: EvaluationRequest, directory: Path | None) -> KeptAnswers | None:
+    key = question_key(loaded, suite_sha256=request.suite.sha256, settings=request.settings)
+    return None if directory is None or key is None else KeptAnswers(directory, key=key)
 
 
 def _suite_rows(suite: ArtifactReference) -> list[ChatRow]:
@@ -150,9 +186,8 @@ def _suite_rows(suite: ArtifactReference) -> list[ChatRow]:
     return rows
 
 
-def _example(
-    row: ChatRow, *, scored: Score, reply: Generated | None, profile: Profile, judge: Judge
-) -> ExampleResult:
+def _example(row: ChatRow, *, said: Said, profile: Profile, judge: Judge) -> ExampleResult:
+    scored, reply = said.score, said.reply
     if reply is None:
         return _unanswered(row, problem=scored.problem)
     problems = [scored.problem] if scored.problem else []

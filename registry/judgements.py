@@ -44,7 +44,7 @@ def record_answer(
         evaluation,
         to=EvaluationState.ANSWERED,
         actor=actor,
-        reason=f"{len(answer.examples)} examples from {answer.host}",
+        reason=f"{len(answer.examples)} examples from {answer.host}, {answer.num_kept} of them kept before",
         summary=summary,
         host=answer.host,
         problem="",

@@ -133,6 +133,7 @@ class EvaluationAnswer(Record):
     checkpoint_id: str
     suite_id: str
     examples: tuple[ExampleResult, ...] = ()
+    num_kept: int = Field(default=0, ge=0, description="of them, from an earlier pass of the same question")
     problem: str = ""
     host: str
     started_at: AwareDatetime

@@ -35,7 +35,13 @@ def run(request: EvaluationRequest, context: Context) -> None:
     ):
         if absence or busy:
             return _put_off(context, request, reason=absence or busy)
-        answer = evaluate(found, host=context.host, clock=context.registry.clock, judge=scorers.judge)
+        answer = evaluate(
+            found,
+            host=context.host,
+            clock=context.registry.clock,
+            judge=scorers.judge,
+            keep_in=context.settings.paths.answers,
+        )
     return context.deliver(Message("evaluation.record", answer))
 
 
