@@ -44,6 +44,11 @@ class Home:
         return self.root / "data" / "datasets"
 
     @property
+    def evaluations(self) -> Path:
+        """Every answered evaluation as a Parquet file, written from the registry."""
+        return self.root / "data" / "evaluations"
+
+    @property
     def suites(self) -> Path:
         """Validation suites, named by content."""
         return self.root / "data" / "validation"

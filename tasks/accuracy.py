@@ -7,7 +7,7 @@ from registry import accuracy, asks
 from registry.messages import AccuracyRequest, Nothing
 from registry.reports import AccuracyReport
 from tasks.door import door
-from workers import projections
+from workers import evidence, projections
 from workers.context import Context, Message
 from workers.pipeline import announce
 
@@ -29,5 +29,6 @@ def record(found: AccuracyReport, context: Context) -> None:
 
 @door("judgement.sweep")
 def sweep(_request: Nothing, context: Context) -> None:
-    """Ask again for every verdict and test that is owed: the net where the other sweep fails before that."""
+    """Ask again for every verdict and test that is owed, and write the evidence that is missing."""
     announce(context)
+    evidence.refresh(context.registry, directory=context.settings.paths.evaluations)

@@ -7,7 +7,7 @@ from intelligence.summary import summarise
 from registry import asks, judgements
 from registry.messages import EvaluationAnswer, EvaluationDeferral, EvaluationRequest
 from tasks.door import door
-from workers import admission, candidates, projections
+from workers import admission, candidates, evidence, projections
 from workers.context import Context, Message
 from workers.pipeline import owed
 
@@ -69,6 +69,7 @@ def record(answer: EvaluationAnswer, context: Context) -> None:
         asks.settle(tx, kind="evaluation", subject_id=answer.evaluation_id)
         messages = owed(tx, settings=context.settings)
     context.ring(messages)
+    evidence.refresh(context.registry, directory=context.settings.paths.evaluations)
     projections.refresh(context.registry, settings=context.settings)
 
 

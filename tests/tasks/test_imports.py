@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = "{'torch', 'transformers', 'reasoning_gym', 'sympy'}"
+HEAVY = "{'torch', 'transformers', 'reasoning_gym', 'sympy', 'pyarrow'}"
 
 
 @pytest.mark.integration
