@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from inference.batches import DEFAULT_LIMITS, BatchLimits, batches_by_length, pad_left
+from inference.batches import DEFAULT_LIMITS, BatchLimits, batches_by_length
 from inference.errors import OutOfMemory
 from inference.model import LoadedModel
 from inference.prompts import EncodedRow
+from inference.shared_prompts import batches_of_groups, group_by_prompt, states_of_groups
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean nats a token of the answer, end of turn included; `None` with `problem` where unknown."""
+    """Mean nats a token of the answer, end of turn included; `None` with `problem` where unknown.
+
+    `is_greedy`: each token was the likeliest in its place, so greedy decoding would have said just this.
+    """
 
     loss: float | None
     num_tokens: int
     problem: str = ""
+    is_greedy: bool = False
 
 
 def score(
@@ -33,15 +39,25 @@ def score(
     scores: list[Score | None] = [_too_long(loaded, row) for row in rows]
     todo = [index for index, known in enumerate(scores) if known is None]
     num_logits = loaded.model.get_input_embeddings().num_embeddings
+    alone, groups = group_by_prompt(rows, todo)
     for batch in batches_by_length(
-        [len(rows[index].prompt) + len(rows[index].answer) for index in todo],
+        [len(rows[index].prompt) + len(rows[index].answer) for index in alone],
         limits=limits,
-        logits_per_row=[(len(rows[index].answer) + 1) * num_logits for index in todo],
+        logits_per_row=[len(rows[index].answer) * num_logits for index in alone],
     ):
-        indices = [todo[place] for place in batch]
-        for index, result in zip(indices, _score_batch(loaded, [rows[i] for i in indices]), strict=True):
-            scores[index] = result
+        indices = [alone[place] for place in batch]
+        mine = [rows[index] for index in indices]
+        _fill(scores, indices, found=_scored(loaded, mine, states=partial(_states, loaded, mine)))
+    for shared in batches_of_groups(rows, groups, limits=limits, num_logits=num_logits):
+        indices = [index for group in shared for index in group]
+        states = partial(states_of_groups, loaded, rows, groups=shared)
+        _fill(scores, indices, found=_scored(loaded, [rows[index] for index in indices], states=states))
     return [result for result in scores if result is not None]
+
+
+def _fill(scores: list[Score | None], places: Sequence[int], *, found: Sequence[Score]) -> None:
+    for place, result in zip(places, found, strict=True):
+        scores[place] = result
 
 
 def _too_long(loaded: LoadedModel, row: EncodedRow) -> Score | None:
@@ -52,38 +68,53 @@ def _too_long(loaded: LoadedModel, row: EncodedRow) -> Score | None:
     return Score(loss=None, num_tokens=len(row.answer), problem=problem)
 
 
-def _score_batch(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> list[Score]:
-    input_ids, mask, positions = pad_left(loaded, [row.prompt + row.answer for row in rows])
-    # Rows end together, so the last positions hold every answer: no logits are made for prompts.
-    num_kept = max(len(row.answer) for row in rows) + 1
+def _scored(
+    loaded: LoadedModel, rows: Sequence[EncodedRow], *, states: Callable[[], list[torch.Tensor]]
+) -> list[Score]:
+    """Logits are made for answers alone; `states` gives (tokens, width) for each row's."""
     try:
         with torch.inference_mode():
-            logits = loaded.model(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=False,
-                logits_to_keep=num_kept,
-            ).logits
-            sums = [_answer_loss(logits[place], row) for place, row in enumerate(rows)]
-            losses = torch.stack(sums).tolist()
+            logits = loaded.model.get_output_embeddings()(torch.cat(states())).float()
+            found = _answer_losses(logits, rows)
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
-            f"Scoring {tuple(input_ids.shape)} tokens exceeds the memory of {loaded.device}.",
+            f"Scoring {len(rows)} rows at once exceeds the memory of {loaded.device}.",
             remedy="Lower the batch limits, or free the device.",
         ) from error
-    return [_score_of(loss, num_tokens=len(row.answer)) for loss, row in zip(losses, rows, strict=True)]
+    return [
+        _score_of(loss, num_tokens=len(row.answer), is_greedy=is_greedy)
+        for (loss, is_greedy), row in zip(found, rows, strict=True)
+    ]
 
 
-def _answer_loss(logits: torch.Tensor, row: EncodedRow) -> torch.Tensor:
-    num_tokens = len(row.answer)
-    # The logits at a position speak of the token after it.
-    predicted = logits[-num_tokens - 1 : -1].float()
-    expected = torch.tensor(row.answer, device=logits.device)
-    return torch.nn.functional.cross_entropy(predicted, expected, reduction="mean")
+def _states(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
+    """Padded on the right, so that causal attention needs no mask."""
+    width = max(len(row.prompt) + len(row.answer) for row in rows)
+    padded = [
+        [*row.prompt, *row.answer, *[loaded.pad_token_id] * (width - len(row.prompt) - len(row.answer))]
+        for row in rows
+    ]
+    input_ids = torch.tensor(padded, device=loaded.device)
+    hidden = loaded.model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+    # The state at a position speaks of the token after it.
+    return [
+        hidden[place, len(row.prompt) - 1 : len(row.prompt) + len(row.answer) - 1]
+        for place, row in enumerate(rows)
+    ]
 
 
-def _score_of(loss: float, *, num_tokens: int) -> Score:
+def _answer_losses(logits: torch.Tensor, rows: Sequence[EncodedRow]) -> list[tuple[float, bool]]:
+    """Mean loss of each row, and whether all its tokens were the likeliest; `logits` (tokens, vocabulary)."""
+    expected = torch.tensor([token for row in rows for token in row.answer], device=logits.device)
+    losses = torch.nn.functional.cross_entropy(logits, expected, reduction="none")
+    is_likeliest = logits.argmax(dim=-1) == expected
+    sizes = [len(row.answer) for row in rows]
+    means = torch.stack([part.mean() for part in torch.split(losses, sizes)]).tolist()
+    greedy = torch.stack([part.all() for part in torch.split(is_likeliest, sizes)]).tolist()
+    return list(zip(means, greedy, strict=True))
+
+
+def _score_of(loss: float, *, num_tokens: int, is_greedy: bool) -> Score:
     if math.isfinite(loss):
-        return Score(loss=loss, num_tokens=num_tokens)
+        return Score(loss=loss, num_tokens=num_tokens, is_greedy=is_greedy)
     return Score(loss=None, num_tokens=num_tokens, problem=f"the loss is {loss}")

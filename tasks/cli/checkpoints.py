@@ -16,6 +16,7 @@ from registry.reports import AccuracyReport
 from tasks.api import Tandem
 from tasks.cli.calibration import print_calibrations
 from tasks.cli.comparison import checkpoint_compare
+from tasks.cli.harness import checkpoint_lm_eval
 from tasks.cli.output import checkpoints_table, console, print_json, styled
 from tasks.cli.rejudging import checkpoint_rejudge
 from tasks.cli.verdicts import print_report, print_verdict
@@ -79,6 +80,7 @@ def checkpoint_show(checkpoint_id: str, as_json: Json = False) -> None:
 
 
 checkpoint_commands.command("compare")(checkpoint_compare)
+checkpoint_commands.command("lm-eval")(checkpoint_lm_eval)
 checkpoint_commands.command("rejudge")(checkpoint_rejudge)
 
 

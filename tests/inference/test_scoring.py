@@ -55,10 +55,36 @@ def test_steep_weights_change_scores_by_float32_rounding_alone(talker: LoadedMod
 
 def test_only_answer_positions_get_logits(tiny: LoadedModel) -> None:
     kept = []
-    hook = tiny.model.lm_head.register_forward_hook(lambda _module, _in, out: kept.append(out.shape[1]))
-    score(tiny, [EncodedRow(prompt=tuple(range(4, 90)), answer=(9, 3))])
+    hook = tiny.model.lm_head.register_forward_hook(lambda _module, _in, out: kept.append(out.shape[0]))
+    prompts = [tuple(range(4, 90)), tuple(range(5, 90))]
+    score(tiny, [EncodedRow(prompt=prompt, answer=(9, 3)) for prompt in prompts])
     hook.remove()
-    assert kept == [3]
+    assert kept == [4]
+
+
+def test_rows_that_share_a_prompt_score_as_they_do_alone_and_read_it_once(talker: LoadedModel) -> None:
+    prompts = [tuple(range(5, 5 + length)) for length in (40, 7, 90)]
+    answers = [(9,), (9, 3), (30, 31, 32, 33, 3), (8, 3)]
+    rows = [EncodedRow(prompt=prompt, answer=answer) for answer in answers for prompt in prompts]
+    rows.append(EncodedRow(prompt=(77, 78), answer=(9, 3)))
+    widths: list[int] = []
+    decoder = talker.model.get_decoder()
+    hook = decoder.register_forward_hook(
+        lambda _module, _in, out: widths.append(out.last_hidden_state.shape[1])
+    )
+    found = score(talker, rows)
+    hook.remove()
+    assert [one.loss for one in found] == pytest.approx([naive_loss(talker, row) for row in rows], rel=1e-5)
+    assert sorted(widths) == [4, 4, 90]  # the lonely row, the rest of the answers, the prompts
+    alone = [score(talker, [row])[0] for row in rows]
+    assert [one.is_greedy for one in found] == [one.is_greedy for one in alone]
+
+
+@pytest.mark.parametrize("limits", [BatchLimits(max_rows=5), BatchLimits(max_tokens=200)])
+def test_how_groups_are_cut_changes_no_score(talker: LoadedModel, limits: BatchLimits) -> None:
+    rows = [EncodedRow(prompt=row.prompt, answer=(9, end)) for row in some_rows(12) for end in (3, 4, 5)]
+    whole, cut = score(talker, rows), score(talker, rows, limits=limits)
+    assert [one.loss for one in cut] == pytest.approx([one.loss for one in whole], rel=1e-5)
 
 
 def test_a_nan_loss_is_never_a_number(talker: LoadedModel) -> None:

@@ -8,6 +8,7 @@ PUBLIC = {
     "checkpoint compare": ["--json", "--rows", "left", "right"],
     "checkpoint import": ["--as-base", "--json", "--note", "path"],
     "checkpoint list": ["--json"],
+    "checkpoint lm-eval": ["--include", "--json", "--limit", "--task", "checkpoint_id"],
     "checkpoint rejudge": ["--json", "--scorer", "checkpoint_id"],
     "checkpoint show": ["--json", "checkpoint_id"],
     "config schema": ["--of"],
