@@ -7,12 +7,13 @@ RUN python3 -m venv /opt/tandem
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_FIND_LINKS=/build/wheels
 WORKDIR /build
 COPY constraints.txt wheel[s]/* wheels/
-# The CPU build has a local version label; where the configured indexes lack it, PyTorch's own index has it.
+# The CPU build has a local version label; where the configured indexes lack it, uv knows where it is kept.
 RUN torch=$(grep -m1 '^torch==' wheels/constraints.txt); \
     case "$TORCH" in \
       cpu) /opt/tandem/bin/pip install --quiet --constraint wheels/constraints.txt "$torch+cpu" \
-        || /opt/tandem/bin/pip install --quiet --constraint wheels/constraints.txt \
-             --extra-index-url https://download.pytorch.org/whl/cpu "$torch+cpu" ;; \
+        || { /opt/tandem/bin/pip install --quiet uv \
+             && /opt/tandem/bin/uv pip install --quiet --python /opt/tandem/bin/python \
+                  --torch-backend=cpu "$torch"; } ;; \
       cuda) /opt/tandem/bin/pip install --quiet --constraint wheels/constraints.txt "$torch" ;; \
       *) echo "TORCH=$TORCH is not one of cpu, cuda." >&2; exit 2 ;; \
     esac
@@ -23,7 +24,7 @@ print('\n'.join(p['dependencies'] + p['optional-dependencies']['postgresql']))" 
     && /opt/tandem/bin/pip install --quiet --constraint wheels/constraints.txt --requirement requirements.txt
 COPY . ./
 RUN /opt/tandem/bin/pip install --quiet --no-deps . \
-    && /opt/tandem/bin/pip uninstall --quiet --yes pip setuptools
+    && /opt/tandem/bin/pip uninstall --quiet --yes uv pip setuptools
 
 FROM python:3.11-slim-bookworm
 # Releases travel to another host by rsync over ssh. Debian's security archive moves on: pinned versions vanish from it.
