@@ -39,7 +39,7 @@ def train(request: JobBell, context: Context) -> None:
             return
         run.run()
     announce(context)
-    queue_folders.refresh(context.registry, settings=context.settings)
+    _refresh_folders(context)
 
 
 def _claim(context: Context, *, job_id: str) -> TrainingRun | None:
@@ -56,10 +56,14 @@ def _claim(context: Context, *, job_id: str) -> TrainingRun | None:
         settings=context.settings,
         actor=context.actor,
         should_stop=is_stopping,
-        on_start=lambda: queue_folders.refresh(context.registry, settings=context.settings),
+        on_start=lambda: _refresh_folders(context),
         on_checkpoint=lambda: announce(context),
         take_signals=lambda: signals.obey(context),
     )
+
+
+def _refresh_folders(context: Context) -> None:
+    queue_folders.refresh_if_cheap(context.registry, settings=context.settings, allowance=context.folder_time)
 
 
 @door("inbox.scan")

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from registry import leases
 from registry.errors import RegistryUnavailable, StaleWrite
 from registry.records import Lease, Record
 from registry.store import Registry
+from workers.allowance import Allowance
 from workers.app import app
 from workers.backoff import Backoff
 from workers.errors import BrokerUnavailable
@@ -51,6 +52,8 @@ class Context:
     settings: Settings
     registry: Registry
     celery: Celery
+    # A refresh looks at every job that waits: with a thousand, it would take longer than a short job.
+    folder_time: Allowance = field(default_factory=lambda: Allowance(share=0.1, capacity_seconds=1.0))
 
     @property
     def host(self) -> str:

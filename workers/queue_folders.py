@@ -28,6 +28,7 @@ from registry.queue_files import JobFile, ReasonFile
 from registry.records import Dataset, Record, TrainingJob
 from registry.states import JobState, Priority
 from registry.store import Registry, Transaction
+from workers.allowance import Allowance
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,13 @@ class Found:
     name: str
     num_bytes: int
     modified_ns: int
+
+
+def refresh_if_cheap(registry: Registry, *, settings: Settings, allowance: Allowance) -> None:
+    """The same where little is going on; where jobs end by the second, the sweep's refresh has to do."""
+    with allowance.spending() as is_granted:
+        if is_granted:
+            refresh(registry, settings=settings)
 
 
 def refresh(registry: Registry, *, settings: Settings) -> None:
