@@ -40,6 +40,8 @@ class SettingsLoader(AppLoader):
 class TandemCelery(Celery):
     """Celery that checks a request before it sends it, and says plainly that Redis is away."""
 
+    amqp_cls = "workers.transport:GuardedAMQP"
+
     def send_task(self, name: str, *args: Any, **options: Any) -> Any:
         """Check the arguments against the contract, then publish."""
         try:

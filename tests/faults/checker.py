@@ -15,6 +15,7 @@ from pathlib import Path
 
 from registry.errors import IllegalTransition, ManifestError
 from registry.manifests import Manifest, verify
+from registry.queue import resource_of
 from registry.records import Checkpoint, Dataset, Event, Lease, TrainingJob
 from registry.states import CheckpointState, JobState, State, check_transition, is_final
 from registry.store import Transaction
@@ -195,11 +196,11 @@ def lineage_of(lines: Sequence[TraceLine], *, step: int) -> tuple[list[TraceLine
 
 
 def held_leases(tx: Transaction) -> list[str]:
-    """Leases of jobs that have not been given back."""
+    """Leases of jobs that have not been given back. Those of the loops are taken at every tick."""
     return [
         f"the lease {lease.id} is still held by {lease.holder} until {lease.expires_at:%H:%M:%S}"
         for lease in tx.find(Lease)
-        if not lease.is_expired(now=tx.now)
+        if lease.id.startswith(resource_of("")) and not lease.is_expired(now=tx.now)
     ]
 
 

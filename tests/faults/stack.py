@@ -147,8 +147,14 @@ class FaultStack:
 
         with contextlib.suppress(TimeoutError):  # the checker says it better
             wait_for(ended, seconds=END_SECONDS, message="the jobs end")
+        self.come_to_rest()
+
+    def come_to_rest(self) -> list[str]:
+        """What is unsettled whenever one looks: a loop's tick takes its lease for a moment."""
         with contextlib.suppress(TimeoutError):
             wait_for(lambda: not self.unsettled(), seconds=SETTLE_SECONDS, message="the stack is quiet")
+            return []
+        return self.unsettled()
 
     def unsettled(self) -> list[str]:
         """Processes that should be gone, parts that are not back, and leases that are not given back."""

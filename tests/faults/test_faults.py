@@ -97,7 +97,7 @@ def strike(stack: FaultStack, *, fault: Fault, seed: int) -> list[str]:
     with fault.apply(stack, dice):
         struck_seconds = time.monotonic() - began
         stack.wait_until_ended(submitted)
-    unsettled = stack.unsettled()
+    unsettled = stack.come_to_rest()
     with stack.reading() as tx:
         found = checker.check(tx, submitted=submitted, earlier=stack.submitted, may_cost=fault.may_cost)
     stack.submitted += submitted
