@@ -46,7 +46,7 @@ class Door:
 
     def __init__(self, house: House, *, context: Context, wire: Wire, watch: WriteWatch) -> None:
         house.restore(context)
-        self.context, self.wire, self.watch = context, wire, watch
+        self.house, self.context, self.wire, self.watch = house, context, wire, watch
         wire.answers.clear()
         wire.crashes.clear()
         self._writes = watch.only(house.root / "case" / "home")
@@ -60,6 +60,7 @@ class Door:
         if kind is None:
             assert self.wire.crashes == [], "\n".join(self.wire.crashes)
             assert self.watch.found == [], f"written outside TANDEM_HOME: {self.watch.found}"
+            assert self.house.changed() == [], "a file of the user's was changed"
             check_everything(self.context)
 
 

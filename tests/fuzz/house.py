@@ -122,14 +122,15 @@ class WriteWatch:
 
     def __init__(self) -> None:
         self.inside: Path | None = None
+        self.named: list[Path] = []
         self.found: list[str] = []
         self._thread = threading.get_ident()
         sys.addaudithook(self._see)
 
     @contextmanager
     def only(self, inside: Path) -> Iterator[None]:
-        """Writes anywhere else are a finding."""
-        self.inside, self.found = inside, []
+        """Writes anywhere else are a finding, unless the user has `named` the file."""
+        self.inside, self.named, self.found = inside, [], []
         try:
             yield
         finally:
@@ -149,8 +150,17 @@ class WriteWatch:
         if not isinstance(name, str | bytes | os.PathLike):
             return
         path = os.path.abspath(os.fsdecode(name))  # noqa: PTH100 - pathlib must not be called from here
-        if "__pycache__" not in path and path != os.devnull and not path.startswith(f"{self.inside}{os.sep}"):
+        if "__pycache__" in path or path == os.devnull or path.startswith(f"{self.inside}{os.sep}"):
+            return
+        if not any(_belongs(path, target=str(target)) for target in self.named):
             self.found.append(path)
+
+
+def _belongs(path: str, *, target: str) -> bool:
+    """The file that the user named, the temporary one beside it, or a folder on the way to it."""
+    folder, name = os.path.split(target)
+    is_temporary = path.startswith(os.path.join(folder, f".{name}."))  # noqa: PTH118 - see `_check`
+    return path == target or is_temporary or target.startswith(f"{path}{os.sep}")
 
 
 @dataclass(frozen=True)
@@ -201,6 +211,16 @@ class House:
         """One context for all cases: its statements are compiled once."""
         settings = load_settings()
         return Context(settings=settings, registry=Registry(settings.database_url), celery=app)
+
+    def changed(self) -> list[str]:
+        """The user's own files, beside the home, that are not what they were."""
+        then = {path.relative_to(self.root / "model"): path for path in (self.root / "model").rglob("*")}
+        return [
+            str(name)
+            for name, path in then.items()
+            if name.parts[0] != "home" and path.is_file()
+            if not (now := self.root / "case" / name).is_file() or now.read_bytes() != path.read_bytes()
+        ]
 
     def restore(self, context: Context) -> None:
         """Everything as it was built, on the same paths."""
