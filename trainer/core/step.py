@@ -24,6 +24,7 @@ from trainer.core.loss import Batch
 from trainer.core.memory import free_memory, is_out_of_memory, named_out_of_memory
 from trainer.core.optimizer import set_learning_rate
 from trainer.core.runtime import random_state, set_random_state
+from trainer.cross_entropy import CrossEntropy
 from trainer.errors import Diverged, OutOfMemory
 
 
@@ -54,6 +55,7 @@ class StepRunner:
         dtype: torch.dtype,
         warn: Callable[[str], None],
         max_tokens: int | None = None,
+        cross_entropy: CrossEntropy = "auto",
     ) -> None:
         self.max_tokens = max_tokens
         self._model = model
@@ -62,6 +64,7 @@ class StepRunner:
         self._max_grad_norm = hyperparameters.max_grad_norm
         self._device = device
         self._dtype = dtype
+        self._cross_entropy = cross_entropy
         self._warn = warn
 
     def take(self, indices: Indices, *, step: int, learning_rate: float) -> StepOutcome:
@@ -128,7 +131,7 @@ class StepRunner:
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
         is_half = self._dtype != torch.float32
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=is_half):
-            return losses.answer_loss_sum(self._model, batch=batch)
+            return losses.answer_loss_sum(self._model, batch=batch, kind=self._cross_entropy)
 
     def _lower_limit(self, part: Indices) -> None:
         lengths = self._dataset.lengths
