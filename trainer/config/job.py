@@ -21,6 +21,7 @@ from trainer.errors import ConfigError
 M = TypeVar("M", bound=Record)
 
 Overlong = Literal["drop", "truncate", "reject"]
+Parallel = Literal["auto", "none", "ddp", "fsdp"]
 
 
 class ModelConfig(Record):
@@ -85,6 +86,11 @@ class EnvironmentConfig(Record):
     num_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads")
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         default="auto", description="less memory for a third more work; auto: on for CUDA, off for a CPU"
+    )
+    parallel: Parallel = Field(
+        default="auto",
+        description="how several processes share a job: ddp, a whole model each; fsdp, a part of each weight "
+        "each; none refuses it; auto is ddp",
     )
 
 
