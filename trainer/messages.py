@@ -12,7 +12,9 @@ from pydantic import Field, TypeAdapter
 
 from registry.records import Record
 
-FailureKind = Literal["data", "config", "diverged", "out_of_memory", "model", "disk", "orphaned", "internal"]
+FailureKind = Literal[
+    "data", "config", "diverged", "out_of_memory", "model", "disk", "orphaned", "peer_lost", "internal"
+]
 EndState = Literal["finished", "stopped", "paused"]
 
 

@@ -22,6 +22,7 @@ from trainer.errors import ConfigError
 M = TypeVar("M", bound=Record)
 
 Overlong = Literal["drop", "truncate", "reject"]
+Parallel = Literal["auto", "none", "ddp", "fsdp"]
 
 
 class ModelConfig(Record):
@@ -91,6 +92,11 @@ class EnvironmentConfig(Record):
         default="auto",
         description="plain: logits of all answers at once; chunked: of a few at a time; liger: fused CUDA "
         "kernels; auto: chunked where there is more than one chunk",
+    )
+    parallel: Parallel = Field(
+        default="auto",
+        description="how several processes share a job: ddp, a whole model each; fsdp, a part of each weight "
+        "each; none refuses it; auto is ddp",
     )
 
 

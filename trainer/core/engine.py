@@ -21,6 +21,7 @@ from trainer.core.chat import ChatEncoder
 from trainer.core.checkpoints import Checkpoint, latest_valid, prepare_directory
 from trainer.core.cross_entropy import check_available
 from trainer.core.data import TokenizedDataset, tokenize_file
+from trainer.core.exchange import exchange_for, is_sharded
 from trainer.core.loss import collate
 from trainer.core.memory import named_out_of_memory
 from trainer.core.models import (
@@ -31,6 +32,7 @@ from trainer.core.models import (
     load_tokenizer,
 )
 from trainer.core.optimizer import make_optimizer
+from trainer.core.parallel import ALONE, Team, joined
 from trainer.core.report import Reporter
 from trainer.core.run import Run, run_digest
 from trainer.core.runtime import (
@@ -55,6 +57,7 @@ from trainer.messages import (
 
 Emit = Callable[[ChildMessage], None]
 
+REQUESTS: tuple[Request | None, ...] = (None, "stop", "pause")
 END_STATES: dict[Request, EndState] = {"stop": "stopped", "pause": "paused"}
 
 
@@ -73,6 +76,7 @@ class TrainerEngine:
         self._emit = emit
         self._control = control or FlagControl()
         self._clock = clock or SystemClock()
+        self._team = ALONE
 
     def run_job(self, config: JobConfig) -> TrainingResult:
         """Train a job to its end, or until control asks otherwise.
@@ -80,33 +84,40 @@ class TrainerEngine:
         Emits `Started`, `Progress`, `CheckpointSaved`, `Warned` and `Finished`; its result is also returned.
         Raises a `TrainerError` for what ends a run badly; the checkpoints saved before stay valid.
         """
-        device = choose_device(config.environment.device)
-        with (
-            reproducible(
-                device=device,
-                num_threads=config.environment.num_threads,
-                seed=config.hyperparameters.seed,
-            ),
-            named_out_of_memory("Memory ran out outside of a training step."),
-        ):
-            run = self._prepare(config, device=device)
-            result = self._train(run)
-        self._emit(Finished(result=result))
+        chosen = choose_device(config.environment.device)
+        with joined(config.environment.parallel, device=chosen) as (self._team, device):
+            with (
+                reproducible(
+                    device=device,
+                    num_threads=config.environment.num_threads,
+                    # Each process draws numbers of its own for its own rows.
+                    seed=config.hyperparameters.seed + self._team.rank,
+                ),
+                named_out_of_memory("Memory ran out outside of a training step."),
+            ):
+                run = self._prepare(config, device=device)
+                result = self._train(run)
+            self._tell(Finished(result=result))
         return result
 
     def _prepare(self, config: JobConfig, *, device: torch.device) -> Run:
-        inputs = _read_inputs(config, device=device, warn=self._warn)
-        found = self._find_checkpoint(config, digest=inputs.digest)
+        team = self._team
+        inputs = _read_inputs(config, device=device, warn=self._warn, team=team)
+        found = team.from_first(lambda: self._find_checkpoint(config, digest=inputs.digest))
         source = config.model.path if found is None else found.path
-        model = load_model(source, device=device, tokenizer=inputs.tokenizer)
-        run = _make_run(config, inputs=inputs, model=model, device=device, warn=self._warn)
+        # Sharding moves a model to its device layer by layer: one that does not fit there whole will do.
+        home = torch.device("cpu") if is_sharded(config.environment.parallel, team=team) else device
+        model = load_model(source, device=home, tokenizer=inputs.tokenizer)
+        run = _make_run(
+            config, inputs=inputs, model=model, home=home, device=device, warn=self._warn, team=team
+        )
         if found is not None:
             run.restore(found)
-        if config.monitoring.record_rows:
+        if config.monitoring.record_rows and team.is_first:
             run.trace = RowTrace(
                 config.output.checkpoints_dir, attempt=new_id("attempt"), resumed_from_step=run.step
             )
-        self._emit(
+        self._tell(
             Started(
                 num_rows=inputs.dataset.num_rows,
                 num_sequences=inputs.dataset.num_sequences,
@@ -131,11 +142,11 @@ class TrainerEngine:
         return found
 
     def _train(self, run: Run) -> TrainingResult:
-        reporter = Reporter(run, emit=self._emit, clock=self._clock)
+        reporter = Reporter(run, emit=self._tell, clock=self._clock)
         if run.saved is not None:
             self._announce(run.saved)  # it may be that nobody heard of it before the run was cut off
         while not run.is_done:
-            request = self._control.request
+            request = self._request()
             if request is not None:
                 return self._end_early(run, reporter=reporter, state=END_STATES[request])
             reporter.after_step(run.advance())
@@ -154,7 +165,7 @@ class TrainerEngine:
 
     def _announce(self, checkpoint: Checkpoint) -> None:
         manifest = checkpoint.manifest
-        self._emit(
+        self._tell(
             CheckpointSaved(
                 path=str(checkpoint.path),
                 step=manifest.step,
@@ -164,8 +175,16 @@ class TrainerEngine:
             )
         )
 
+    def _request(self) -> Request | None:
+        """What any process was asked, so that all end after the same step."""
+        return REQUESTS[self._team.highest(REQUESTS.index(self._control.request))]
+
     def _warn(self, message: str) -> None:
-        self._emit(Warned(message=message))
+        self._tell(Warned(message=message))
+
+    def _tell(self, message: ChildMessage) -> None:
+        if self._team.is_first:
+            self._emit(message)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,12 +195,15 @@ class _Inputs:
     digest: str
 
 
-def _read_inputs(config: JobConfig, *, device: torch.device, warn: Callable[[str], None]) -> _Inputs:
+def _read_inputs(
+    config: JobConfig, *, device: torch.device, warn: Callable[[str], None], team: Team
+) -> _Inputs:
     check_available(config.environment.cross_entropy, device=device)
     parent_sha256 = identify_model(config.model.path)
     check_locked(config)
     tokenizer = load_tokenizer(config.model.path)
-    dataset = _read_dataset(config, tokenizer=tokenizer, warn=warn)
+    # The first process fills the token cache for the others.
+    dataset = team.first_before_others(lambda: _read_dataset(config, tokenizer=tokenizer, warn=warn))
     dtype = choose_dtype(config.model.dtype, device=device)
     digest = run_digest(config, data_digest=dataset.digest, parent_sha256=parent_sha256, dtype=dtype)
     return _Inputs(tokenizer=tokenizer, dataset=dataset, dtype=dtype, digest=digest)
@@ -205,13 +227,21 @@ def _read_dataset(config: JobConfig, *, tokenizer: Any, warn: Callable[[str], No
 
 
 def _make_run(
-    config: JobConfig, *, inputs: _Inputs, model: Any, device: torch.device, warn: Callable[[str], None]
+    config: JobConfig,
+    *,
+    inputs: _Inputs,
+    model: Any,
+    home: torch.device,
+    device: torch.device,
+    warn: Callable[[str], None],
+    team: Team,
 ) -> Run:
     hyperparameters, dataset = config.hyperparameters, inputs.dataset
     shortest = np.array([dataset.lengths.argmin()])
-    check_projection(model, batch=collate(dataset, indices=shortest, device=device))
+    check_projection(model, batch=collate(dataset, indices=shortest, device=home))
     if wants_gradient_checkpointing(config.environment.gradient_checkpointing, device=device):
         checkpoint_gradients(model)
+    exchange = exchange_for(model, parallel=config.environment.parallel, team=team, device=device)
     optimizer = make_optimizer(model, hyperparameters=hyperparameters)
     runner = StepRunner(
         model,
@@ -222,6 +252,8 @@ def _make_run(
         dtype=inputs.dtype,
         warn=warn,
         cross_entropy=config.environment.cross_entropy,
+        team=team,
+        exchange=exchange,
     )
     plan = BatchPlan(
         lengths=dataset.lengths,
@@ -241,6 +273,7 @@ def _make_run(
         plan=plan,
         device=device,
         dtype=inputs.dtype,
+        team=team,
     )
 
 

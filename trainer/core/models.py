@@ -19,6 +19,7 @@ from transformers.utils import logging
 from registry.errors import ManifestError
 from registry.files import write_json
 from registry.manifests import MANIFEST_NAME, list_files, verify, weights_sha256
+from trainer.core.exchange import own_part
 from trainer.core.loss import Batch, answer_logits
 from trainer.core.memory import is_out_of_memory
 from trainer.errors import ModelError, OutOfMemory
@@ -79,10 +80,21 @@ def load_model(directory: Path, *, device: torch.device, tokenizer: Any) -> Any:
     return model
 
 
-def save_model(model: Any, *, tokenizer: Any, directory: Path, dtype: torch.dtype) -> None:
-    """Write weights in `dtype`, configuration and tokenizer as a plain transformers directory."""
+def save_model(
+    model: Any,
+    *,
+    tokenizer: Any,
+    directory: Path,
+    dtype: torch.dtype,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write weights in `dtype`, configuration and tokenizer as a plain transformers directory.
+
+    `state` stands in for the model's own.
+    """
+    state = model.state_dict() if state is None else state
     with no_progress_bars():
-        model.save_pretrained(directory, state_dict=_converted(model.state_dict(), dtype=dtype))
+        model.save_pretrained(directory, state_dict=_converted(state, dtype=dtype))
         tokenizer.save_pretrained(directory)
     path = directory / "config.json"
     config = json.loads(path.read_text())
@@ -121,8 +133,8 @@ def checkpoint_gradients(model: Any) -> None:
 
 
 def has_finite_weights(model: Any) -> bool:
-    """True where no parameter holds NaN or infinity."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    """True where no parameter, or this process's part of it, holds NaN or infinity."""
+    return all(bool(torch.isfinite(own_part(parameter)).all()) for parameter in model.parameters())
 
 
 @contextmanager

@@ -24,8 +24,10 @@ from trainer.core.checkpoints import (
     save_checkpoint,
 )
 from trainer.core.data import TokenizedDataset
+from trainer.core.exchange import parted_like, put_together
 from trainer.core.models import has_finite_weights
 from trainer.core.optimizer import learning_rate_at, optimizer_tensors, restore_optimizer
+from trainer.core.parallel import ALONE, Team
 from trainer.core.runtime import random_state, set_random_state
 from trainer.core.step import StepOutcome, StepRunner
 from trainer.core.trace import RowTrace
@@ -55,7 +57,11 @@ class UsedRows:
 
 
 def run_digest(config: JobConfig, *, data_digest: str, parent_sha256: str, dtype: torch.dtype) -> str:
-    """Hex sha256 of all that decides a run's weights: only a run with the same one may be continued."""
+    """Hex sha256 of all that decides a run's weights: only a run with the same one may be continued.
+
+    What changes them by rounding alone is no part of it: device, threads and the number of processes, so
+    that a run may go on where other hardware is free.
+    """
     parts = {
         "hyperparameters": config.hyperparameters.model_dump(mode="json"),
         "data": data_digest,
@@ -88,6 +94,7 @@ class Run:
     recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
     saved: Checkpoint | None = None
     trace: RowTrace | None = None
+    team: Team = ALONE
 
     def __post_init__(self) -> None:
         """Nothing is used yet."""
@@ -148,25 +155,12 @@ class Run:
     def save(self, *, created_at: datetime) -> Checkpoint:
         """Write a checkpoint of the weights as they stand; `Diverged` where they are no good."""
         self._check_weights()
-        config = self.config
-        self.saved = save_checkpoint(
-            config.output.checkpoints_dir,
-            model=self.model,
-            tokenizer=self.tokenizer,
-            dtype=self.dtype,
-            tensors=self._tensors(),
-            state=self._state(),
-            manifest={
-                "job_id": config.job_id,
-                "parent_checkpoint_id": config.parent_checkpoint_id,
-                "dataset_id": config.data.dataset_id,
-                "num_steps": self.plan.num_steps,
-                "is_final": self.is_done,
-                "train_loss": self.recent_loss,
-                "config": config.model_dump(mode="json"),
-                "code_version": version("tandem"),
-                "created_at": created_at,
-            },
+        config, is_first = self.config, self.team.is_first
+        weights = put_together(self.model.state_dict(keep_vars=True), keep=is_first)
+        tensors = put_together(self._tensors(), keep=is_first)
+        state = self._state()
+        self.saved = self.team.from_first(
+            lambda: self._write(config, weights=weights, tensors=tensors, state=state, created_at=created_at)
         )
         if self.trace is not None:
             self.trace.saved(self.step)
@@ -174,7 +168,9 @@ class Run:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint of this run stands. The model holds its weights already."""
-        state, tensors = checkpoint.state, load_tensors(checkpoint, device=self.device)
+        # A process that keeps a part of them need not hold all on its device.
+        home = self.device if self.team.size == 1 else torch.device("cpu")
+        state, tensors = checkpoint.state, load_tensors(checkpoint, device=home)
         try:
             restore_optimizer(self.optimizer, model=self.model, tensors=tensors)
             self._restore_weights(tensors)
@@ -187,12 +183,46 @@ class Run:
         self.step, self.num_tokens, self.num_answers = state.step, state.num_tokens, state.num_answers
         self.loss_sum, self.saved = state.loss_sum, checkpoint
         self.recent.extend(state.losses)
-        set_random_state(state.random_state, device=self.device)
+        random_states = (state.random_state, *state.other_random_states)
+        if self.team.rank < len(random_states):
+            set_random_state(random_states[self.team.rank], device=self.device)
+
+    def _write(
+        self,
+        config: JobConfig,
+        *,
+        weights: dict[str, Tensor],
+        tensors: dict[str, Tensor],
+        state: TrainingState,
+        created_at: datetime,
+    ) -> Checkpoint:
+        return save_checkpoint(
+            config.output.checkpoints_dir,
+            model=self.model,
+            weights=weights,
+            tokenizer=self.tokenizer,
+            dtype=self.dtype,
+            tensors=tensors,
+            state=state,
+            manifest={
+                "job_id": config.job_id,
+                "parent_checkpoint_id": config.parent_checkpoint_id,
+                "dataset_id": config.data.dataset_id,
+                "num_steps": self.plan.num_steps,
+                "is_final": self.is_done,
+                "train_loss": self.recent_loss,
+                "config": config.model_dump(mode="json"),
+                "code_version": version("tandem"),
+                "created_at": created_at,
+            },
+        )
 
     def _check_weights(self) -> None:
         """The loss was finite before the last update; see that the model still is after it."""
         first = int(self.plan.batch(self.step - 1)[0])
-        if has_finite_weights(self.model) and self.runner.is_finite_on(first):
+        # Every process asks both: computing a loss may need all of them.
+        are_good = (has_finite_weights(self.model), self.runner.is_finite_on(first))
+        if not self.team.highest(int(not all(are_good))):
             return
         raise Diverged(
             f"After step {self.step} the model's weights no longer give a finite loss: training diverged.",
@@ -200,10 +230,12 @@ class Run:
         )
 
     def _state(self) -> TrainingState:
+        own, *others = self.team.from_each(random_state(self.device))
         return TrainingState(
             step=self.step,
             run_digest=self.digest,
-            random_state=random_state(self.device),
+            random_state=own,
+            other_random_states=tuple(others),
             num_tokens=self.num_tokens,
             num_answers=self.num_answers,
             loss_sum=self.loss_sum,
@@ -223,4 +255,4 @@ class Run:
             return
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                parameter.copy_(tensors[f"{WEIGHTS_PREFIX}{name}"])
+                parameter.copy_(parted_like(tensors[f"{WEIGHTS_PREFIX}{name}"], parameter=parameter))
