@@ -74,6 +74,7 @@ class AlertSource(StrEnum):
 
     REGRESSION = "regression"  #: the regression monitor's verdict
     TESTING = "testing"  #: automated testing's accuracy report
+    SERVING = "serving"  #: what became of a release's first requests
 
 
 class DeploymentState(StrEnum):
