@@ -39,7 +39,8 @@ def judge_traffic(traffic: ReleaseTraffic | None, *, limits: TrafficLimits) -> T
     num_requests = 0 if traffic is None else traffic.num_requests
     if traffic is None or num_requests < limits.min_requests:
         return TrafficVerdict(
-            Outcome.UNKNOWN, f"{num_requests} requests are too few to judge; {limits.min_requests} are needed."
+            Outcome.UNKNOWN,
+            f"{num_requests} requests are too few to judge; {limits.min_requests} are needed.",
         )
     share = wilson_interval(min(traffic.num_errors, num_requests), num_trials=num_requests)
     reason = (

@@ -34,9 +34,9 @@ class ServerHealth(Record):
 
     `waiting`: no release was ever made current. `loading`: the first one is being loaded. `error`: it could
     not be, and `problem` says why. While `ok`, `loading_release_id` names a release being loaded beside the
-    served one, and `problem` why the last attempt at one failed. `step` is what is done with it: where memory
-    is short the served one makes way first, and `status` is `loading` until either answers. `num_requests` and
-    `num_errors` count since the server's start, `traffic` since the served release was loaded.
+    served one, and `problem` why the last attempt at one failed. `step` is what is done with it: where
+    memory is short the served one makes way first, and `status` is `loading` until either answers.
+    `num_requests` and `num_errors` count since the server's start, `traffic` since that release was loaded.
     """
 
     status: ServerState

@@ -41,9 +41,7 @@ class SmokeTest:
     async def _ask_all(self, served: ServedRelease) -> None:
         transport = httpx.ASGITransport(self._app)
         headers = {"Authorization": f"Bearer {self._key}"}
-        async with httpx.AsyncClient(
-            transport=transport, base_url=BASE_URL, headers=headers
-        ) as client:
+        async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as client:
             for prompt in PROMPTS:
                 if fault := await _fault(client, prompt, served=served):
                     raise ReleaseError(

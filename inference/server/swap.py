@@ -226,8 +226,8 @@ class Swap:
             return rest.release_id
         self.active, self.is_paused = rest.with_model(loaded), False
         raise ReleaseError(
-            f"The requests on {rest.release_id} did not end in {self._config.max_pause_seconds:g} s: it stays.",
-            remedy="Try again when less is asked, or raise max_pause_seconds.",
+            f"The requests on {rest.release_id} did not end in {self._config.max_pause_seconds:g} s.",
+            remedy="It stays. Try again when less is asked, or raise max_pause_seconds.",
         )
 
     def _is_freed(self, held: weakref.ref[TextModel]) -> bool:
