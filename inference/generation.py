@@ -11,7 +11,7 @@ from inference.batches import DEFAULT_LIMITS, BatchLimits, batches_by_length
 from inference.decoding import DecodeLoop, Step
 from inference.detokenize import ReplyText, decode
 from inference.errors import PromptTooLong
-from inference.model import LoadedModel
+from inference.model import LoadedModel, TextModel
 from registry.records import GenerationSettings
 
 FinishReason = Literal["stop", "length", "error"]
@@ -62,7 +62,7 @@ def generate(
     return [reply.result() for reply in replies]
 
 
-def room_for_reply(loaded: LoadedModel, prompt: Prompt, *, settings: GenerationSettings) -> int:
+def room_for_reply(loaded: TextModel, prompt: Prompt, *, settings: GenerationSettings) -> int:
     """How many tokens a reply may have; `PromptTooLong` if the prompt leaves no position for one."""
     room = loaded.max_positions - len(prompt)
     if room < 1:
@@ -78,7 +78,7 @@ class Reply:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: TextModel,
         *,
         max_new_tokens: int,
         settings: GenerationSettings,

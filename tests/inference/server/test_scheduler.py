@@ -14,7 +14,8 @@ import pytest
 from inference.errors import ServerError
 from inference.generation import Generated, generate
 from inference.model import LoadedModel
-from inference.server.scheduler import Scheduler, StreamPiece, Work
+from inference.server.scheduler import Scheduler
+from inference.server.work import StreamPiece, Work
 from registry.records import GenerationSettings
 
 pytestmark = pytest.mark.model
