@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from inference.continuous import Admission, NextToken, RunningBatch
-from inference.decoding import Step
 from inference.errors import ServerError
-from inference.generation import Generated, Reply, room_for_reply
+from inference.generation import Generated, Reply, Step, room_for_reply
 from inference.model import LoadedModel
 from registry.records import GenerationSettings
 
