@@ -92,5 +92,6 @@ def make_talkative(loaded: LoadedModel, *, seed: int = 1) -> LoadedModel:
                 weight.mul_(10.0)
         head = 0.3 * torch.randn(loaded.model.lm_head.weight.shape, generator=generator)
         head[loaded.end_of_turn_id] *= 2.5
+        loaded.model.config.tie_word_embeddings = False
         loaded.model.lm_head.weight = torch.nn.Parameter(head, requires_grad=False)
     return loaded

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from inference.continuous import NextToken
-from inference.decoding import Step
 from inference.errors import ModelFailed
-from inference.generation import Generated, Reply, room_for_reply
+from inference.generation import Generated, Reply, Step, room_for_reply
 from inference.model import TextModel
 from registry.records import GenerationSettings
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from inference.answering import generate
 from inference.errors import ServerError
-from inference.generation import Generated, generate
+from inference.generation import Generated
 from inference.model import LoadedModel
 from inference.server.scheduler import Scheduler
 from inference.server.work import StreamPiece, Work
