@@ -12,7 +12,7 @@ from registry.errors import NotFound
 from registry.records import Checkpoint, Deployment, Evaluation, Ranking, Suite
 from registry.states import CheckpointState, DeploymentState, EvaluationState, JobState
 from registry.store import Transaction
-from registry.tables import checkpoints, jobs
+from registry.tables import checkpoints, evaluations, jobs
 
 USABLE_AS_PARENT = (CheckpointState.COMPLETE, CheckpointState.CANDIDATE, CheckpointState.ACCEPTED)
 
@@ -39,6 +39,18 @@ def active_suite(tx: Transaction) -> Suite | None:
     """The suite that checkpoints are judged on."""
     found = tx.find(Suite, is_active=True, newest_first="created_at", limit=1)
     return found[0] if found else None
+
+
+def newest_evaluation(tx: Transaction, *, job_id: str | None = None) -> Evaluation | None:
+    """The evaluation answered last: of a job's checkpoints where there is one, else of all."""
+    query = select(evaluations.c.id).where(evaluations.c.state == str(EvaluationState.ANSWERED))
+    query = query.order_by(evaluations.c.answered_at.desc(), evaluations.c.id).limit(1)
+    found = None
+    if job_id is not None:
+        of_job = select(checkpoints.c.id).where(checkpoints.c.job_id == job_id)
+        found = tx.connection.execute(query.where(evaluations.c.checkpoint_id.in_(of_job))).scalar()
+    found = found or tx.connection.execute(query).scalar()
+    return None if found is None else tx.get(Evaluation, found)
 
 
 def newest_ranking(tx: Transaction, *, suite_id: str) -> Ranking | None:

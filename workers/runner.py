@@ -23,9 +23,11 @@ from registry.states import CheckpointState, Command, JobState
 from registry.store import Registry, Transaction
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress, TrainingResult
 from workers.child import Child, TrainerChild
+from workers.devices import Device, open_device
 from workers.failures import Policy, policy_for
 from workers.job_files import write_job_file
 from workers.projections import write_training_status
+from workers.run_watch import RunWatch
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class TrainingRun:
     command_seconds: float = COMMAND_SECONDS
     start_child: Callable[..., Child] = TrainerChild
     parent_pid: int = field(default_factory=os.getppid)
+    device: Device | None = None
     _finished: Finished | None = None
     _failed: Failed | None = None
     _progress: JobProgress | None = None
@@ -56,6 +59,11 @@ class TrainingRun:
     _stop_requested_at: float | None = None
     _command: Command | None = None
     _asked: float = 0.0
+
+    def __post_init__(self) -> None:
+        """What is learnt of the run is kept by its watch."""
+        device = self.device or open_device(self.settings.training.device)
+        self._watch = RunWatch(self.job, registry=self.registry, device=device)
 
     def run(self) -> TrainingJob:
         """Train to an end and record it. The job as it stands afterwards."""
@@ -81,10 +89,12 @@ class TrainingRun:
             # `claim` chose the parent; where it found none, this says why.
             parent = lineage.parent_for(tx, wish=self.job.parent_checkpoint_id or self.job.parent)
             dataset = tx.get(Dataset, self.job.dataset_id)
-        return write_job_file(self.job, dataset=dataset, parent=parent, settings=self.settings)
+            suite = lineage.active_suite(tx)
+        return write_job_file(self.job, dataset=dataset, parent=parent, suite=suite, settings=self.settings)
 
     def _follow(self, child: Child) -> None:
         """Hand on every message until the trainer is gone and its pipe is empty."""
+        self._watch.look_around()
         self._write_status()
         while True:
             message = child.next_message(timeout_seconds=POLL_SECONDS)
@@ -98,7 +108,7 @@ class TrainingRun:
 
     def _take(self, message: ChildMessage) -> None:
         if isinstance(message, Progress):
-            self._progress = _job_progress(message, now=self.registry.clock())
+            self._progress = self._watch.take(message)
             self._write_status()
         elif isinstance(message, CheckpointSaved):
             self._record_checkpoint(message)
@@ -107,6 +117,16 @@ class TrainingRun:
             self._catch_up(message)
         elif isinstance(message, Failed):
             self._failed = message
+            self._note_divergence(message)
+
+    def _note_divergence(self, failed: Failed) -> None:
+        """An alert like the others: it stands with the job's last report, and among the events."""
+        progress = self._progress or self.job.progress
+        if failed.kind != "diverged":
+            return
+        alert = self._watch.note_divergence(failed.message, step=0 if progress is None else progress.step)
+        if progress is not None:
+            self._progress = progress.changed(alerts=(*progress.alerts, alert))
 
     def _catch_up(self, finished: Finished) -> None:
         """The last report may be older than the end: a resumed run may have had no step left to take."""
@@ -123,12 +143,15 @@ class TrainingRun:
             with self.registry.transaction() as tx:
                 self.lease = leases.renew(tx, self.lease, seconds=self.settings.training.lease_seconds)
                 self.job = tx.update(self.job, progress=self._progress or self.job.progress)
+                self._watch.write_events(tx, actor=self.actor)
+            self._watch.forget_events()
             self._renewed = time.monotonic()
         except RegistryUnavailable as error:
             log.warning("%s: the lease could not be renewed: %s", self.job.id, error)
             if waited >= self.settings.training.lease_seconds:
                 child.end()
                 raise StaleWrite(f"{self.job.id}: the lease ran out while the registry was away.") from error
+        self._watch.look_around()
         self._write_status()
 
     def _pass_on_stop(self, child: Child) -> None:
@@ -182,6 +205,7 @@ class TrainingRun:
         self.on_checkpoint()
 
     def _end(self, child: Child) -> TrainingJob:
+        self._write_alert_events()
         finished = self._finished
         if finished is not None and finished.result.state == "finished":
             return self._succeed(finished)
@@ -196,6 +220,15 @@ class TrainingRun:
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         words = child.last_words()
         return self._end_badly(kind="killed", message=f"the trainer ended without a result ({how}). {words}")
+
+    def _write_alert_events(self) -> None:
+        if not self._watch.has_events:
+            return
+        with self.registry.transaction() as tx:
+            tx.check_lease(self.lease)
+            self.job = tx.update(self.job, progress=self._progress or self.job.progress)
+            self._watch.write_events(tx, actor=self.actor)
+        self._watch.forget_events()
 
     def _succeed(self, finished: Finished) -> TrainingJob:
         with self.registry.transaction() as tx:
@@ -253,7 +286,12 @@ class TrainingRun:
 
     def _write_status(self) -> None:
         job = self.job.changed(progress=self._progress or self.job.progress)
-        write_training_status(self.settings.paths.status, job=job, now=self.registry.clock())
+        write_training_status(
+            self.settings.paths.status,
+            job=job,
+            now=self.registry.clock(),
+            surroundings=self._watch.surroundings,
+        )
 
 
 def claim(
@@ -293,8 +331,3 @@ def _note(result: TrainingResult) -> str:
     if result.num_truncated_rows:
         parts.append(f"{result.num_truncated_rows} rows over max_length were cut off")
     return "; ".join(parts)
-
-
-def _job_progress(message: Progress, *, now: object) -> JobProgress:
-    fields = message.model_dump(include=set(JobProgress.model_fields))
-    return JobProgress.model_validate({**fields, "reported_at": now})

@@ -23,6 +23,7 @@ M = TypeVar("M", bound=Record)
 
 Overlong = Literal["drop", "truncate", "reject"]
 Parallel = Literal["auto", "none", "ddp", "fsdp"]
+Tool = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
 class ModelConfig(Record):
@@ -101,10 +102,26 @@ class EnvironmentConfig(Record):
 
 
 class MonitoringConfig(Record):
-    """How often the run is reported, and whether it is traced."""
+    """How often the run is reported, to whom, what it is measured by, and whether it is traced."""
 
     report_every_seconds: float = Field(default=1.0, ge=0, description="0 reports every step")
     record_rows: bool = Field(default=False, description="write each step's row numbers to rows.jsonl")
+    validation_path: Path | None = Field(
+        default=None, description="JSONL rows that are not learnt: the gap is measured by a few of them"
+    )
+    num_validation_rows: int = Field(
+        default=128, ge=8, le=10_000, description="so many of them, always the same"
+    )
+    validate_every_seconds: float = Field(default=30.0, ge=0, description="at the soonest")
+    max_validation_share: float = Field(
+        default=0.02, ge=0, le=0.5, description="of the time, for all measuring together; 0 measures nothing"
+    )
+    report_to: tuple[Tool, ...] = Field(
+        default=(), description="tools that are told the numbers: tensorboard, mlflow, wandb, trackio"
+    )
+    logs_dir: Path | None = Field(
+        default=None, description="where such tools write; beside output.checkpoints_dir if unset"
+    )
 
 
 class JobConfig(Record):
