@@ -13,17 +13,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
+from config.errors import SettingsError
 from config.home import Home
-from config.settings import Settings
+from config.settings import LOOPBACK, Settings
 from registry.errors import TandemError
 from registry.records import Record
 from registry.schema import check_schema
 from registry.store import Registry
+from workers import signing
 from workers.devices import open_device
 
 FindingState = Literal["ok", "warning", "failed", "unknown"]
@@ -59,6 +62,8 @@ def examine(
         disk_finding(psutil.disk_usage(str(_existing(settings.paths)))),
         *secret_findings(settings.paths),
         *(program_finding(name, which=which) for name in ("rsync", "ssh")),
+        link_finding(settings.redis_url),
+        signing_finding(settings),
         *redis_findings(client, clock=clock),
         registry_finding(settings),
         gpu_finding(),
@@ -143,6 +148,31 @@ def redis_findings(client: Any, *, clock: Callable[[], float]) -> Iterator[Findi
     yield _user(user)
     yield clock_finding(skew_seconds)
     yield versions_finding(versions)
+
+
+def link_finding(url: str) -> Finding:
+    """Can others read along between this host and Redis? Within one machine there is nothing to read."""
+    parts = urlsplit(url)
+    if parts.scheme == "rediss":
+        return Finding(check="redis link", state="ok", found=f"TLS to {parts.hostname}")
+    if parts.hostname in LOOPBACK:
+        return Finding(check="redis link", state="ok", found="within this machine")
+    remedy = "In a network that others share: `tandem init-host --tls`, and rediss:// in TANDEM_REDIS__URL."
+    found = f"plain to {parts.hostname}"
+    return Finding(check="redis link", state="warning", found=found, remedy=remedy)
+
+
+def signing_finding(settings: Settings) -> Finding:
+    """Can this host sign messages and check them, where it must?"""
+    if not settings.redis.signed:
+        found = "messages are not signed: who can write to Redis is trusted"
+        return Finding(check="signing", state="ok", found=found)
+    try:
+        signing.enable(settings.paths.signing)
+    except SettingsError as error:
+        return Finding(check="signing", state="failed", found=error.message, remedy=error.remedy)
+    num_trusted = len(list((settings.paths.signing / signing.TRUSTED_NAME).iterdir()))
+    return Finding(check="signing", state="ok", found=f"signed; {num_trusted} keys are trusted")
 
 
 def clock_finding(skew_seconds: float) -> Finding:

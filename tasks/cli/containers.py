@@ -37,6 +37,14 @@ def init_host(
     redis: Annotated[str, typer.Option(help="The address at which Redis is reached.")] = "127.0.0.1",
     redis_port: Annotated[int, typer.Option(help="Its port.")] = 6390,
     redis_password_file: Annotated[Path | None, typer.Option(help="Of the training host.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Redis speaks TLS; makes its certificate.")] = False,
+    redis_ca: Annotated[
+        Path | None, typer.Option(help="The training host's secrets/redis_ca.crt: its Redis speaks TLS.")
+    ] = None,
+    signed: Annotated[bool, typer.Option("--signed", help="Sign messages; makes the key.")] = False,
+    signing_keys: Annotated[
+        Path | None, typer.Option(help="A copy of the training host's secrets/signing.")
+    ] = None,
     peer: Annotated[str | None, typer.Option(help="The intelligence host's name; makes keys.")] = None,
     peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
     peer_host_key: Annotated[
@@ -55,6 +63,10 @@ def init_host(
         redis_address=redis,
         redis_port=redis_port,
         redis_password=_text(redis_password_file),
+        has_tls=tls,
+        redis_authority=_text(redis_ca),
+        is_signed=signed,
+        signing_keys=signing_keys,
         peer=peer,
         peer_port=peer_port,
         server_key=_text(peer_host_key),
