@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,8 @@ from rich.table import Table
 from config.settings import load_settings
 from tasks.cli.output import console, print_json, styled
 from workers.app import app
-from workers.doctor import examine
+from workers.doctor import examine, version_of
+from workers.doctor_peers import peer_findings
 from workers.errors import StackError
 from workers.provision import AUTHORIZED_KEYS, IMAGE_UID, HostPlan, next_command, provision
 from workers.stack.single import check_part, run_part
@@ -97,7 +99,11 @@ def part_check(name: str) -> None:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Check this host and its way to the other one; exit 1 where something failed."""
-    findings = examine(load_settings())
+    settings = load_settings()
+    findings = [
+        *examine(settings),
+        *peer_findings(settings, version=version_of("tandem"), clock=time.time),
+    ]
     if as_json:
         print_json(findings)
     else:
