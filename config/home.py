@@ -114,6 +114,11 @@ class Home:
         return self.root / "secrets"
 
     @property
+    def signing(self) -> Path:
+        """What signs messages here: `key.pem`, `certificate.pem`, and whose are taken: `trusted/`."""
+        return self.secrets / "signing"
+
+    @property
     def database(self) -> Path:
         """The registry, unless TANDEM_REGISTRY_URL names another."""
         return self.root / "tandem.db"

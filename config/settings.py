@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
@@ -53,9 +53,13 @@ class RedisSettings(Section):
 
     url: SecretStr | None = Field(
         default=None,
-        description="redis://user:password@host:port/0; without the password, that in secrets/redis_password",
+        description="redis[s]://user:password@host:port/0; no password: that in secrets/redis_password",
     )
     port: int = Field(default=6390, ge=1, le=65535, description="of the embedded Redis")
+    ca: Path | None = Field(default=None, description="of rediss://; none: the system's authorities")
+    certificate: Path | None = Field(default=None, description="shown to a Redis that asks for one")
+    key: Path | None = Field(default=None, description="of that certificate")
+    signed: bool = Field(default=False, description="take signed messages only; keys in secrets/signing")
 
 
 class TrainingSettings(Section):
@@ -258,9 +262,9 @@ class Settings(BaseSettings):
     def redis_url(self) -> str:
         """Of the broker, with its password."""
         if self.redis.url is not None:
-            return _with_kept_password(
-                self.redis.url.get_secret_value(), path=self.paths.secrets / "redis_password"
-            )
+            kept = self.paths.secrets / "redis_password"
+            url = _with_kept_password(self.redis.url.get_secret_value(), path=kept)
+            return _with_tls(url, redis=self.redis)
         password = quote(self.paths.secret("redis_password"), safe="")
         return f"redis://:{password}@127.0.0.1:{self.redis.port}/0"
 
@@ -306,6 +310,16 @@ def _with_kept_password(url: str, *, path: Path) -> str:
     password = quote(path.read_text().strip(), safe="")
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=f"{parts.username}:{password}@{host}").geturl()
+
+
+def _with_tls(url: str, *, redis: RedisSettings) -> str:
+    """A `rediss://` URL with what its server must prove, where Celery and every client of ours read it."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return url
+    files = {"ssl_ca_certs": redis.ca, "ssl_certfile": redis.certificate, "ssl_keyfile": redis.key}
+    named = {name: str(path) for name, path in files.items() if path is not None}
+    return parts._replace(query=urlencode({"ssl_cert_reqs": "required", **named})).geturl()
 
 
 def _value_of(values: Any, *, name: str) -> Any:

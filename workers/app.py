@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from config.errors import SettingsError
 from config.settings import load_settings
+from workers import signing
 from workers.celery_settings import celery_settings
 from workers.contracts import TASKS, parse_request
 from workers.errors import BrokerUnavailable, WorkerError
@@ -32,7 +33,10 @@ class SettingsLoader(AppLoader):
     def read_configuration(self, *_args: Any, **_options: Any) -> dict[str, Any]:
         """Read the settings; a wrong one ends the command with one sentence."""
         try:
-            return celery_settings(load_settings())
+            settings = load_settings()
+            if settings.redis.signed:
+                signing.enable(settings.paths.signing)
+            return celery_settings(settings)
         except SettingsError as error:
             raise click.UsageError(str(error)) from None
 
@@ -58,6 +62,10 @@ class TandemCelery(Celery):
         positional = options.get("args") or (args[0] if args else None) or ()
         parse_request(name, fields=kwargs, values=positional)
         options.setdefault("ignore_result", not TASKS[name].has_result)
+        if (
+            options.get("serializer") == "json"
+        ):  # `celery call` says so by itself: whether to sign is a setting
+            del options["serializer"]
         try:
             self._require_broker()
             return super().send_task(name, *args, **options)

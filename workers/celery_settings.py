@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import timedelta
 from typing import Any
 
 from kombu import Exchange, Queue
 
 from config.settings import Settings
+from workers import signing
 from workers.contracts import QUEUES, TASKS
 
 TASK_MODULES = (
@@ -30,10 +32,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_url": settings.redis_url,
         "result_backend": settings.redis_url,
         "include": TASK_MODULES,
-        # JSON only: a message can never run code.
-        "task_serializer": "json",
-        "result_serializer": "json",
-        "accept_content": ["json"],
+        **_content(settings),
         "timezone": "UTC",
         "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
         "task_default_queue": "control",
@@ -42,6 +41,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_create_missing_queues": False,
         **_delivery(),
         **_connections(),
+        **_tls(settings),
         "beat_schedule": beat_schedule(settings),
         # The schedule is this table; nothing is kept that a restart could find out of date, and a host's
         # clock that is set back silences no loop.
@@ -67,6 +67,23 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         name: {"task": name, "schedule": timedelta(seconds=seconds), "options": {"expires": seconds}}
         for name, seconds in ticks.items()
     }
+
+
+def _content(settings: Settings) -> dict[str, Any]:
+    """JSON only, bare or signed: a message can never run code."""
+    kind = signing.SERIALIZER if settings.redis.signed else "json"
+    return {"task_serializer": kind, "result_serializer": kind, "accept_content": [kind]}
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    """The URL says it all to Celery; Flower reads the settings instead."""
+    if not settings.redis_url.startswith("rediss://"):
+        return {}
+    redis = settings.redis
+    files = {"ssl_ca_certs": redis.ca, "ssl_certfile": redis.certificate, "ssl_keyfile": redis.key}
+    named = {name: str(path) for name, path in files.items() if path is not None}
+    how = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, **named}
+    return {"broker_use_ssl": how, "redis_backend_use_ssl": how}
 
 
 def _delivery() -> dict[str, Any]:

@@ -6,6 +6,7 @@ Each check says what it found and how to mend it; what cannot be looked at is `u
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import socket
 import tempfile
@@ -13,17 +14,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
+from config.errors import SettingsError
 from config.home import Home
-from config.settings import Settings
+from config.settings import LOOPBACK, Settings
 from registry.errors import TandemError
 from registry.records import Record
 from registry.schema import check_schema
 from registry.store import Registry
+from workers import signing
 from workers.devices import open_device
 
 FindingState = Literal["ok", "warning", "failed", "unknown"]
@@ -59,6 +63,8 @@ def examine(
         disk_finding(psutil.disk_usage(str(_existing(settings.paths)))),
         *secret_findings(settings.paths),
         *(program_finding(name, which=which) for name in ("rsync", "ssh")),
+        link_finding(settings.redis_url),
+        signing_finding(settings),
         *redis_findings(client, clock=clock),
         registry_finding(settings),
         gpu_finding(),
@@ -83,12 +89,21 @@ def home_finding(home: Home) -> Finding:
 
 def disk_finding(usage: Any) -> Finding:
     """Is there room for checkpoints and releases? `usage` has `free` and `total` in bytes."""
-    found = f"{usage.free / 1e9:.1f} GB free of {usage.total / 1e9:.1f} GB"
-    if usage.free < FULL_DISK_BYTES:
-        return Finding(check="disk", state="failed", found=found, remedy="Free some space.")
-    if usage.free < LOW_DISK_BYTES or usage.free < LOW_DISK_SHARE * usage.total:
+    where = f"{usage.total / 1e9:.1f} GB"
+    if usage.free >= LOW_DISK_BYTES and usage.free < LOW_DISK_SHARE * usage.total:
+        found = f"{usage.free / 1e9:.1f} GB free of {where}"
         return Finding(check="disk", state="warning", found=found, remedy="Free some space soon.")
-    return Finding(check="disk", state="ok", found=found)
+    return free_finding(usage.free, check="disk", where=where)
+
+
+def free_finding(num_bytes: int, *, check: str, where: str) -> Finding:
+    """Is so much free space enough?"""
+    found = f"{num_bytes / 1e9:.1f} GB free of {where}"
+    if num_bytes < FULL_DISK_BYTES:
+        return Finding(check=check, state="failed", found=found, remedy="Free some space.")
+    if num_bytes < LOW_DISK_BYTES:
+        return Finding(check=check, state="warning", found=found, remedy="Free some space soon.")
+    return Finding(check=check, state="ok", found=found)
 
 
 def secret_findings(home: Home) -> Iterator[Finding]:
@@ -145,18 +160,43 @@ def redis_findings(client: Any, *, clock: Callable[[], float]) -> Iterator[Findi
     yield versions_finding(versions)
 
 
-def clock_finding(skew_seconds: float) -> Finding:
-    """Do this host's clock and that of Redis's host agree?"""
-    found = f"{skew_seconds:+.1f} s from Redis's host"
+def link_finding(url: str) -> Finding:
+    """Can others read along between this host and Redis? Within one machine there is nothing to read."""
+    parts = urlsplit(url)
+    if parts.scheme == "rediss":
+        return Finding(check="redis link", state="ok", found=f"TLS to {parts.hostname}")
+    if parts.hostname in LOOPBACK:
+        return Finding(check="redis link", state="ok", found="within this machine")
+    remedy = "In a network that others share: `tandem init-host --tls`, and rediss:// in TANDEM_REDIS__URL."
+    found = f"plain to {parts.hostname}"
+    return Finding(check="redis link", state="warning", found=found, remedy=remedy)
+
+
+def signing_finding(settings: Settings) -> Finding:
+    """Can this host sign messages and check them, where it must?"""
+    if not settings.redis.signed:
+        found = "messages are not signed: who can write to Redis is trusted"
+        return Finding(check="signing", state="ok", found=found)
+    try:
+        signing.enable(settings.paths.signing)
+    except SettingsError as error:
+        return Finding(check="signing", state="failed", found=error.message, remedy=error.remedy)
+    num_trusted = len(list((settings.paths.signing / signing.TRUSTED_NAME).iterdir()))
+    return Finding(check="signing", state="ok", found=f"signed; {num_trusted} keys are trusted")
+
+
+def clock_finding(skew_seconds: float, *, check: str = "clock", other: str = "Redis's host") -> Finding:
+    """Do this host's clock and that of another agree?"""
+    found = f"{skew_seconds:+.1f} s from {other}"
     if abs(skew_seconds) <= MAX_SKEW_SECONDS:
-        return Finding(check="clock", state="ok", found=found)
+        return Finding(check=check, state="ok", found=found)
     state: FindingState = "failed" if abs(skew_seconds) > FATAL_SKEW_SECONDS else "warning"
-    return Finding(check="clock", state=state, found=found, remedy="Run an NTP client on both hosts.")
+    return Finding(check=check, state=state, found=found, remedy="Run an NTP client on both hosts.")
 
 
 def versions_finding(versions: Mapping[str, str]) -> Finding:
-    """Do all hosts run the same tandem? One host alone proves nothing."""
-    found = ", ".join(f"{host} {text}" for host, text in sorted(versions.items()))
+    """Do all hosts run the same of what makes their numbers? One host alone proves nothing."""
+    found = "; ".join(f"{host}: {text}" for host, text in sorted(versions.items()))
     if len(versions) < 2:
         remedy = "Run `tandem doctor` on the other host, then here again."
         return Finding(check="versions", state="unknown", found=f"no other host: {found}", remedy=remedy)
@@ -219,13 +259,22 @@ def _existing(home: Home) -> Any:
 
 
 def _exchange_versions(client: Any) -> dict[str, str]:
-    client.hset(VERSIONS_KEY, socket.gethostname(), _own_version())
+    client.hset(VERSIONS_KEY, socket.gethostname(), own_versions())
     return cast(dict[str, str], client.hgetall(VERSIONS_KEY))
 
 
-def _own_version() -> str:
+def own_versions() -> str:
+    """Of tandem, Python, PyTorch and transformers; the build of PyTorch may differ from host to host."""
+    packages = [
+        f"{name} {version_of(name).partition('+')[0]}" for name in ("tandem", "torch", "transformers")
+    ]
+    return ", ".join([*packages, f"python {platform.python_version()}"])
+
+
+def version_of(package: str) -> str:
+    """As it is installed here."""
     try:
-        return version("tandem")
+        return version(package)
     except PackageNotFoundError:
         return "unknown"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,8 @@ from config.settings import Settings
 from deploy.access import authorized_keys
 from registry.files import write_atomically
 from registry.records import Record
+from workers import signing
+from workers.certificates import make_server_files, make_signing_pair
 from workers.errors import StackError
 from workers.stack.gate import write_gate_config
 
@@ -26,6 +29,9 @@ IMAGE_UID = 10001  # of the image's own user: whose files they are where root pr
 PUBLIC_MODE = 0o644
 KEYS = ("deploy_data_key", "deploy_command_key")
 AUTHORIZED_KEYS = "authorized_keys"
+AUTHORITY_NAME = "redis_ca.crt"
+SERVER_NAMES = ("redis_server.key", "redis_server.crt")
+TLS_MOUNT = "/data"  # run/redis of the home, inside Redis's container
 
 
 class HostPlan(Record):
@@ -37,6 +43,10 @@ class HostPlan(Record):
     redis_address: str = Field(pattern=r"^[A-Za-z0-9.:_-]+$")
     redis_port: int = Field(default=6390, ge=1, le=65535)
     redis_password: str | None = Field(default=None, min_length=16)
+    has_tls: bool = Field(default=False, description="of this host's Redis, its certificate made here")
+    redis_authority: str | None = Field(default=None, description="PEM; of a training host whose Redis does")
+    is_signed: bool = Field(default=False, description="messages are signed, with a key made here")
+    signing_keys: Path | None = Field(default=None, description="the training host's secrets/signing, copied")
     torch: Literal["cpu", "cuda"] = "cpu"
     server_key: str | None = None
     data_public_key: str | None = None
@@ -71,9 +81,10 @@ def environment_text(plan: HostPlan) -> str:
     lines = [
         "# Written by `tandem init-host`. It holds no password: those lie in TANDEM_HOME/secrets.",
         f"TANDEM_HOME={plan.home}",
-        f"TANDEM_REDIS__URL=redis://{REDIS_USER}@{plan.redis_address}:{plan.redis_port}/0",
+        f"TANDEM_REDIS__URL={_scheme(plan)}://{REDIS_USER}@{plan.redis_address}:{plan.redis_port}/0",
         f"TANDEM_REDIS__PORT={plan.redis_port}",
         f"STACK_REDIS_ADDRESS={plan.redis_address}",
+        *_redis_lines(plan),
         f"STACK_TORCH={plan.torch}",
         f"STACK_UID={plan.uid}",
         f"STACK_GID={plan.gid}",
@@ -81,6 +92,26 @@ def environment_text(plan: HostPlan) -> str:
     if "train" in plan.roles and plan.peer:
         lines += [f"TANDEM_DEPLOY__HOST={plan.peer}", f"TANDEM_DEPLOY__PORT={plan.peer_port}"]
     return "\n".join(lines) + "\n"
+
+
+def _scheme(plan: HostPlan) -> str:
+    return "rediss" if plan.has_tls or plan.redis_authority else "redis"
+
+
+def _redis_lines(plan: HostPlan) -> Iterator[str]:
+    if _scheme(plan) == "rediss":
+        yield f"TANDEM_REDIS__CA={Home(plan.home).secrets / AUTHORITY_NAME}"
+    if plan.is_signed or plan.signing_keys:
+        yield "TANDEM_REDIS__SIGNED=true"
+    if plan.has_tls:
+        yield "STACK_REDIS_PLAIN_PORT=0"
+        yield f"STACK_REDIS_TLS_PORT={plan.redis_port}"
+        yield f"STACK_REDIS_TLS_CERTIFICATE={TLS_MOUNT}/{SERVER_NAMES[1]}"
+        yield f"STACK_REDIS_TLS_KEY={TLS_MOUNT}/{SERVER_NAMES[0]}"
+        yield f"STACK_REDIS_TLS_CA={TLS_MOUNT}/{AUTHORITY_NAME}"
+        yield f"STACK_REDIS_CLI=--tls --cacert {TLS_MOUNT}/{AUTHORITY_NAME}"
+    else:
+        yield f"STACK_REDIS_PLAIN_PORT={plan.redis_port}"
 
 
 def next_command(plan: HostPlan) -> str:
@@ -117,6 +148,10 @@ def _secret_paths(plan: HostPlan, *, home: Home) -> Iterator[Path]:
         yield home.secrets / "known_hosts"
     if plan.data_public_key and plan.command_public_key:
         yield home.secrets / AUTHORIZED_KEYS
+    if _scheme(plan) == "rediss":
+        yield home.secrets / AUTHORITY_NAME
+    if plan.is_signed or plan.signing_keys:
+        yield home.signing / signing.KEY_NAME
 
 
 def _secrets(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str, int]]:
@@ -135,6 +170,34 @@ def _secrets(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str, int]]:
         yield home.secrets / "known_hosts", line, PUBLIC_MODE
     if plan.data_public_key and plan.command_public_key:
         yield home.secrets / AUTHORIZED_KEYS, _authorized_keys(plan, home=home), PUBLIC_MODE
+    yield from ((path, text, SECRET_MODE) for path, text in _certificates(plan, home=home))
+
+
+def _certificates(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str]]:
+    now = datetime.now(UTC)
+    if plan.has_tls:
+        files = make_server_files((plan.redis_address, "localhost", "127.0.0.1"), now=now)
+        texts = (files.server.key, files.server.certificate, files.authority)
+        names = (*SERVER_NAMES, AUTHORITY_NAME)
+        yield from ((home.run / "redis" / name, text) for name, text in zip(names, texts, strict=True))
+        yield home.secrets / AUTHORITY_NAME, files.authority
+    elif plan.redis_authority:
+        yield home.secrets / AUTHORITY_NAME, plan.redis_authority.rstrip() + "\n"
+    if plan.is_signed:
+        pair = make_signing_pair("-".join(plan.roles), now=now)
+        yield home.signing / signing.KEY_NAME, pair.key
+        yield home.signing / signing.CERTIFICATE_NAME, pair.certificate
+        yield home.signing / signing.TRUSTED_NAME / f"{'-'.join(plan.roles)}.pem", pair.certificate
+    elif plan.signing_keys:
+        yield from _copied(plan.signing_keys, into=home.signing)
+
+
+def _copied(source: Path, *, into: Path) -> Iterator[tuple[Path, str]]:
+    try:
+        for path in sorted(path for path in source.rglob("*.pem") if path.is_file()):
+            yield into / path.relative_to(source), path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StackError(f"The signing keys in {source} cannot be read: {error}.") from None
 
 
 def _authorized_keys(plan: HostPlan, *, home: Home) -> str:

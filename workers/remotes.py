@@ -33,11 +33,11 @@ def open_remote(settings: Settings, *, host: str | None = None, fence: int = 0) 
     """
     deploy = settings.deploy
     gateway = Gateway(
-        endpoint(settings, host=host, key=_key(settings, "command")),
+        endpoint(settings, host=host, key=key_path(settings, "command")),
         connect=connect_by_ssh(silence_seconds=deploy.silence_seconds),
         fence=fence,
     )
-    data = endpoint(settings, host=host, key=_key(settings, "data"))
+    data = endpoint(settings, host=host, key=key_path(settings, "data"))
     carrier = FileCarrier(
         Rsync(
             data,
@@ -68,6 +68,7 @@ def endpoint(settings: Settings, *, host: str | None, key: Path) -> Endpoint:
     return Endpoint(name, port=deploy.port, user=deploy.user, key=key, known_hosts=known_hosts.absolute())
 
 
-def _key(settings: Settings, name: str) -> Path:
+def key_path(settings: Settings, name: str) -> Path:
+    """Of the `data` or the `command` key."""
     named = settings.deploy.data_key if name == "data" else settings.deploy.command_key
     return (named or settings.paths.secrets / f"deploy_{name}_key").absolute()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,8 @@ from rich.table import Table
 from config.settings import load_settings
 from tasks.cli.output import console, print_json, styled
 from workers.app import app
-from workers.doctor import examine
+from workers.doctor import examine, version_of
+from workers.doctor_peers import peer_findings
 from workers.errors import StackError
 from workers.provision import AUTHORIZED_KEYS, IMAGE_UID, HostPlan, next_command, provision
 from workers.stack.single import check_part, run_part
@@ -37,6 +39,14 @@ def init_host(
     redis: Annotated[str, typer.Option(help="The address at which Redis is reached.")] = "127.0.0.1",
     redis_port: Annotated[int, typer.Option(help="Its port.")] = 6390,
     redis_password_file: Annotated[Path | None, typer.Option(help="Of the training host.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Redis speaks TLS; makes its certificate.")] = False,
+    redis_ca: Annotated[
+        Path | None, typer.Option(help="The training host's secrets/redis_ca.crt: its Redis speaks TLS.")
+    ] = None,
+    signed: Annotated[bool, typer.Option("--signed", help="Sign messages; makes the key.")] = False,
+    signing_keys: Annotated[
+        Path | None, typer.Option(help="A copy of the training host's secrets/signing.")
+    ] = None,
     peer: Annotated[str | None, typer.Option(help="The intelligence host's name; makes keys.")] = None,
     peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
     peer_host_key: Annotated[
@@ -55,6 +65,10 @@ def init_host(
         redis_address=redis,
         redis_port=redis_port,
         redis_password=_text(redis_password_file),
+        has_tls=tls,
+        redis_authority=_text(redis_ca),
+        is_signed=signed,
+        signing_keys=signing_keys,
         peer=peer,
         peer_port=peer_port,
         server_key=_text(peer_host_key),
@@ -85,7 +99,11 @@ def part_check(name: str) -> None:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Check this host and its way to the other one; exit 1 where something failed."""
-    findings = examine(load_settings())
+    settings = load_settings()
+    findings = [
+        *examine(settings),
+        *peer_findings(settings, version=version_of("tandem"), clock=time.time),
+    ]
     if as_json:
         print_json(findings)
     else:

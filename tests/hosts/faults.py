@@ -5,17 +5,24 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 
 from tasks.testing import wait_for
-from tests.hosts.lab import Lab, make_key
+from tests.hosts.lab import SSH_PORT, Lab, make_key
+from tests.hosts.narration import STAGES
 
-MAX_OUTAGE_SECONDS = 20.0
+# The issue asks for 5 to 60 s: one outage in eight is a long one, so that the rest may be many.
+OUTAGE_SECONDS = (5.0, 20.0)
+LONG_OUTAGE_SECONDS = (20.0, 60.0)
+LONG_SHARE = 0.125
+DELAY_SECONDS = 0.1
+DELAY_PORT = 2223
 FREE_BYTES = 2_000_000
 
 
@@ -30,19 +37,28 @@ class Fault:
     extra: Callable[[Lab], dict[str, str]] = field(default=lambda _lab: {})
     must_fail: str = ""
     must_work: bool = False
-    delay_seconds: float = 7.0
+    stages: tuple[str, ...] = tuple(STAGES)
+
+    def stage(self, seed: int) -> str:
+        """Where it strikes: one stage after another, so that ten seeds hit each."""
+        return self.stages[seed % len(self.stages)]
 
 
 def pull(lab: Lab, random: random.Random) -> None:
     lab.network.pull()
-    time.sleep(random.uniform(2, MAX_OUTAGE_SECONDS))
+    time.sleep(outage_seconds(random))
     lab.network.heal()
 
 
 def silence(lab: Lab, random: random.Random) -> None:
     lab.network.drop()
-    time.sleep(random.uniform(5, MAX_OUTAGE_SECONDS))
+    time.sleep(outage_seconds(random))
     lab.network.heal()
+
+
+def outage_seconds(random: random.Random) -> float:
+    """How long the link is gone."""
+    return random.uniform(*(LONG_OUTAGE_SECONDS if random.random() < LONG_SHARE else OUTAGE_SECONDS))
 
 
 def lose_a_fifth(lab: Lab, _random: random.Random) -> None:
@@ -53,8 +69,32 @@ def slow_down(lab: Lab, _random: random.Random) -> None:
     lab.network.slow(kilobits_per_second=8000)
 
 
+def delay(lab: Lab, _random: random.Random) -> None:
+    """Each byte of the ssh sessions takes 100 ms more, there and back: netem is missing on some kernels."""
+    address, there = lab.network.intel_address, str(SSH_PORT)
+    words = ("-m", "tests.hosts.delay", str(DELAY_PORT), address, there, str(DELAY_SECONDS))
+    lab.processes["delay"] = lab.popen("train", sys.executable, *words, log="delay.log")
+    known = lab.known_hosts.read_text().splitlines()[0].split()
+    lab.known_hosts.with_suffix(".delayed").write_text(f"[127.0.0.1]:{DELAY_PORT} {known[1]} {known[2]}\n")
+    time.sleep(1)
+
+
+def end_delay(lab: Lab) -> None:
+    lab.processes["delay"].kill()
+    lab.processes["delay"].wait(timeout=10)
+
+
+def delayed(lab: Lab) -> dict[str, str]:
+    """The way through the proxy."""
+    return {
+        "TANDEM_DEPLOY__HOST": "127.0.0.1",
+        "TANDEM_DEPLOY__PORT": str(DELAY_PORT),
+        "TANDEM_DEPLOY__KNOWN_HOSTS": str(lab.known_hosts.with_suffix(".delayed")),
+    }
+
+
 def kill_pusher(lab: Lab, _random: random.Random) -> None:
-    kill(lab.process_of("tests.hosts.pusher"))
+    kill(lab.process_of("tests.hosts.pusher") + lab.process_of("tests.hosts.sender"))
 
 
 def kill_rsync(lab: Lab, _random: random.Random) -> None:
@@ -130,7 +170,7 @@ def arrived(lab: Lab) -> Path:
     """The weights in what arrives, once they are there whole."""
 
     def found() -> list[Path]:
-        return list((lab.intel_home / "models" / "incoming").glob("release-*/model.safetensors"))
+        return list((lab.intel_home / "models" / "incoming").glob("*-*/model.safetensors"))
 
     wait_for(found, seconds=30, message="the weights arrive")
     return found()[0]
@@ -157,16 +197,17 @@ FAULTS = (
     Fault("silence", silence),
     Fault("loss", before=lose_a_fifth),
     Fault("slow", before=slow_down, must_work=True),
+    Fault("delay", before=delay, heal=end_delay, extra=delayed, must_work=True),
     Fault("pusher-killed", kill_pusher),
-    Fault("rsync-killed", kill_rsync),
+    Fault("rsync-killed", kill_rsync, stages=("transfer",)),
     Fault("gate-killed", kill_gate),
     Fault("sshd-killed", kill_sshd),
     Fault("server-killed", kill_server),
     Fault("disk-full", fill_disk, heal=empty_disk),
     Fault("disk-full-before", before=fill_disk, heal=empty_disk, must_fail=r"intel:.*bytes free.*needs"),
-    Fault("bit-flipped", flip_a_bit, must_work=True, delay_seconds=0),
-    Fault("truncated", truncate, must_work=True, delay_seconds=0),
-    Fault("extra-file", plant_a_file, must_work=True, delay_seconds=0),
+    Fault("bit-flipped", flip_a_bit, must_work=True, stages=("transfer",)),
+    Fault("truncated", truncate, must_work=True, stages=("transfer",)),
+    Fault("extra-file", plant_a_file, must_work=True, stages=("transfer",)),
     Fault("host-unknown", before=forget_host_key, heal=remember_host_key, must_fail="is not in known_hosts"),
     Fault(
         "host-key-changed",
@@ -176,4 +217,12 @@ FAULTS = (
     ),
     Fault("clock-ahead", extra=skewed(3600), must_work=True),
     Fault("clock-behind", extra=skewed(-3600), must_work=True),
+)
+
+# What a candidate on its way to the host that evaluates meets. No server takes part.
+SENDING_STAGES = ("preflight", "transfer", "verify")
+SENDING_FAULTS = tuple(
+    replace(fault, stages=tuple(stage for stage in fault.stages if stage in SENDING_STAGES))
+    for fault in FAULTS
+    if fault.name not in ("server-killed", "host-unknown", "host-key-changed", "clock-ahead", "clock-behind")
 )

@@ -13,7 +13,7 @@ from registry.manifests import read_manifest
 from registry.records import Deployment
 from registry.states import CheckpointState
 from registry.testing import make_checkpoint
-from workers.remotes import open_remote
+from tests.hosts.narration import open_narrated
 
 
 def main(source: Path, *, generation: int, fence: int) -> int:
@@ -24,7 +24,7 @@ def main(source: Path, *, generation: int, fence: int) -> int:
     )
     planned = plan(checkpoint, active=None, generation=generation, reason="lab", now=datetime.now(UTC))
     assert planned is not None
-    with open_remote(settings, fence=fence) as remote:
+    with open_narrated(settings, fence=fence) as remote:
         ended = deploy(
             planned,
             source=source,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import random
 import re
@@ -17,23 +18,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from deploy.target import LocalTarget
 from inference.testing import seal
 from inference.tiny import build_tiny_model
+from registry.files import sha256_file
+from registry.manifests import verify
 from tasks.testing import wait_for
-from tests.hosts.faults import FAULTS, Fault
+from tests.hosts.faults import FAULTS, SENDING_FAULTS, Fault
 from tests.hosts.lab import Lab
+from tests.hosts.narration import STAGES
 
 pytestmark = [pytest.mark.integration, pytest.mark.hosts, pytest.mark.timeout(400)]
 
 NUM_SEEDS = int(os.environ.get("SEEDS") or 1)
 SEEDS = [int(os.environ["SEED"])] if os.environ.get("SEED") else list(range(1, NUM_SEEDS + 1))
 CASES = [pytest.param(fault, seed, id=f"{fault.name}-{seed}") for seed in SEEDS for fault in FAULTS]
+SENDING_CASES = [
+    pytest.param(fault, seed, id=f"{fault.name}-{seed}") for seed in SEEDS for fault in SENDING_FAULTS
+]
 PADDING_BYTES = 12_000_000
 # So that three seconds of a transfer lie between its ends, for a fault to strike.
 BANDWIDTH_KIB = "4000"
-END_SECONDS = 150.0
+END_SECONDS = 240.0
+LATEST_SECONDS = 0.3  # after a stage began
 
 
 class Dispatcher:
@@ -60,6 +69,15 @@ class Dispatcher:
         settings = {"TANDEM_DEPLOY__BANDWIDTH_KIB": BANDWIDTH_KIB, **extra}
         process = self.lab.popen("train", *command, log=log, extra=settings)
         return process, self.lab.root / log, f"r{self.generation:06d}-"
+
+    def start_sending(self, source: Path, **extra: str) -> tuple[subprocess.Popen[bytes], Path]:
+        """A candidate on its way, and its log."""
+        number = time.monotonic_ns()
+        log, suite = f"sender-{number}.log", self.lab.root / f"suite-{number}.jsonl"
+        suite.write_text(json.dumps({"prompt": f"Say {number}.", "completion": "yes"}) + "\n")
+        command = (sys.executable, "-m", "tests.hosts.sender", str(source), str(suite))
+        settings = {"TANDEM_DEPLOY__BANDWIDTH_KIB": BANDWIDTH_KIB, **extra}
+        return self.lab.popen("train", *command, log=log, extra=settings), self.lab.root / log
 
     def finish(self, source: Path) -> None:
         """Push once more, undisturbed; it must be current and served."""
@@ -90,8 +108,8 @@ def test_a_whole_release_is_served_whatever_happens(dispatcher: Dispatcher, faul
     fault.before(lab, dice)
     try:
         process, log, release = dispatcher.start(source, **fault.extra(lab))
-        wait_for(lambda: "syncing" in log.read_text() or process.poll() is not None, seconds=30, message="it")
-        time.sleep(dice.uniform(0, fault.delay_seconds))
+        reach(fault.stage(seed), log=log, process=process)
+        time.sleep(dice.uniform(0, LATEST_SECONDS))
         fault.strike(lab, dice)
         code = process.wait(timeout=END_SECONDS)
     finally:
@@ -108,6 +126,41 @@ def test_a_whole_release_is_served_whatever_happens(dispatcher: Dispatcher, faul
     dispatcher.finish(source)
     check_standing(lab)
     shutil.rmtree(source)
+
+
+@pytest.mark.parametrize(("fault", "seed"), SENDING_CASES)
+def test_a_candidate_comes_whole_or_not_at_all(dispatcher: Dispatcher, fault: Fault, seed: int) -> None:
+    lab, dice = dispatcher.lab, random.Random(f"sending-{fault.name}-{seed}")
+    source = dispatcher.make(seed=seed)
+    weights = source / "model.safetensors"
+    content = change_weights(weights, seed=seed)
+    seal(source)
+    fault.before(lab, dice)
+    try:
+        process, log = dispatcher.start_sending(source, **fault.extra(lab))
+        reach(fault.stage(seed), log=log, process=process, num_before=1)  # the suite goes first
+        time.sleep(dice.uniform(0, LATEST_SECONDS))
+        fault.strike(lab, dice)
+        code = process.wait(timeout=END_SECONDS)
+    finally:
+        fault.heal(lab)
+    words = log.read_text()
+    assert "Traceback" not in words
+    if fault.must_fail:
+        assert code == 1
+        assert re.search(fault.must_fail, words), words
+    if fault.must_work:
+        assert code == 0, words
+    cached = lab.intel_home / "models" / "cache" / content
+    if cached.exists():
+        verify(cached, with_state=False)
+    again, log = dispatcher.start_sending(source)
+    assert again.wait(timeout=END_SECONDS) == 0, log.read_text()
+    assert verify(cached, with_state=False).weights_sha256 == content
+    assert not list(cached.rglob("*.py"))
+    check_standing(lab)
+    for path in (source, cached):
+        shutil.rmtree(path)
 
 
 def test_of_two_deployers_at_once_the_newer_one_stays(dispatcher: Dispatcher) -> None:
@@ -150,6 +203,23 @@ def test_the_two_keys_open_nothing_else(dispatcher: Dispatcher) -> None:
         assert "uid=" not in said
     planted = lab.ssh("data", "rsync --server -logDtpre.iLsfxCIvu . ../releases/evil")
     assert not (lab.releases / "evil").exists(), planted
+
+
+def reach(stage: str, *, log: Path, process: subprocess.Popen[bytes], num_before: int = 0) -> None:
+    """Wait until a stage begins for so many and one time, or all is over."""
+    deadline = time.monotonic() + END_SECONDS
+    while log.read_text().count(STAGES[stage]) <= num_before and process.poll() is None:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.005)
+
+
+def change_weights(path: Path, *, seed: int) -> str:
+    """Other weights in the same form; their sha256."""
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name] + seed + 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    return sha256_file(path)
 
 
 def check_standing(lab: Lab) -> None:

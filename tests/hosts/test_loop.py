@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,3 +100,16 @@ def test_rollback_and_deploy_by_command_reach_the_other_host(lab: Lab) -> None:
     # The same weights as a release before: linked, not sent or stored again.
     files = [lab.releases / name / "model.safetensors" for name in (newest.id, again.id)]
     assert files[0].stat().st_size == files[1].stat().st_size
+
+
+def test_the_doctor_on_each_host_finds_both_in_order(lab: Lab) -> None:
+    lab.run("intel", sys.executable, "-m", "tasks.cli", "doctor", "--json")
+    findings = {row["check"]: row for row in json.loads(lab.tandem("doctor", "--json").stdout)}
+    host = lab.network.intel_address
+    for check in ("gate", "clock", "rsync", "version", "data key"):
+        assert findings[f"{host} {check}"]["state"] == "ok", findings[f"{host} {check}"]
+    for check in ("redis", "redis memory", "redis file", "clock", "versions", "registry", "rsync", "ssh"):
+        assert findings[check]["state"] == "ok", findings[check]
+    assert findings["redis link"]["state"] == "warning"
+    # The lab's far disk is a small one on purpose: the doctor must say so.
+    assert findings[f"{host} disk"]["state"] == "failed"

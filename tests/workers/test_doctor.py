@@ -11,6 +11,8 @@ from config.home import Home
 from workers.doctor import (
     clock_finding,
     disk_finding,
+    link_finding,
+    own_versions,
     program_finding,
     redis_findings,
     secret_findings,
@@ -113,3 +115,18 @@ def test_a_secret_that_others_can_read_fails_with_the_command_that_mends_it(tmp_
 def test_a_missing_program_is_a_warning() -> None:
     assert program_finding("rsync", which=lambda _name: None).state == "warning"
     assert program_finding("rsync", which=lambda name: f"/usr/bin/{name}").state == "ok"
+
+
+def test_a_plain_link_to_another_machine_is_a_warning() -> None:
+    assert link_finding("redis://:hush@127.0.0.1:6390/0").state == "ok"
+    assert link_finding("rediss://tandem:hush@10.0.0.1:6390/0").state == "ok"
+    assert link_finding("redis://tandem:hush@10.0.0.1:6390/0").state == "warning"
+    assert "hush" not in link_finding("redis://tandem:hush@10.0.0.1:6390/0").found
+
+
+def test_what_makes_the_numbers_is_named_with_its_version() -> None:
+    said = own_versions()
+    for name in ("tandem", "torch", "transformers", "python"):
+        assert f"{name} " in said
+    assert "unknown" not in said
+    assert "+" not in said

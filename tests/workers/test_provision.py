@@ -4,11 +4,15 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from cryptography.x509 import SubjectAlternativeName, load_pem_x509_certificate
 
+from config.errors import SettingsError
 from config.settings import load_settings, setting_names
+from workers import signing
 from workers.errors import StackError
 from workers.provision import KEYS, HostPlan, environment_text, known_hosts_line, next_command, provision
 
@@ -128,3 +132,41 @@ def test_a_line_break_cannot_smuggle_a_setting_into_the_environment(tmp_path: Pa
     with pytest.raises(ValueError, match="redis_address"):
         plan(tmp_path, redis_address="10.0.0.1\nTANDEM_HOME=/")
     assert environment_text(plan(tmp_path)).count("TANDEM_HOME=") == 1
+
+
+def test_redis_over_tls_is_told_to_both_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provision(plan(tmp_path / "train", has_tls=True, is_signed=True))
+    secrets = tmp_path / "train/var/secrets"
+    other = plan(
+        tmp_path / "intel",
+        roles=("intel",),
+        redis_authority=(secrets / "redis_ca.crt").read_text(),
+        signing_keys=secrets / "signing",
+    )
+    provision(other)
+    taken = tmp_path / "intel/var/secrets"
+    assert (taken / "redis_ca.crt").read_text() == (secrets / "redis_ca.crt").read_text()
+    for name in ("key.pem", "certificate.pem", "trusted/train.pem"):
+        assert (taken / "signing" / name).read_text() == (secrets / "signing" / name).read_text()
+        assert (taken / "signing" / name).stat().st_mode & 0o777 == 0o600
+    signing.enable(taken / "signing")
+    monkeypatch.chdir(tmp_path / "intel")
+    settings = load_settings()
+    assert settings.redis.signed
+    assert settings.redis_url.startswith("rediss://tandem")
+    assert f"ssl_ca_certs={quote(str(taken / 'redis_ca.crt'), safe='')}" in settings.redis_url
+
+
+def test_the_certificate_of_redis_names_its_address(tmp_path: Path) -> None:
+    provision(plan(tmp_path, has_tls=True))
+    redis = tmp_path / "var/run/redis"
+    certificate = load_pem_x509_certificate((redis / "redis_server.crt").read_bytes())
+    authority = load_pem_x509_certificate((redis / "redis_ca.crt").read_bytes())
+    certificate.verify_directly_issued_by(authority)
+    names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
+    assert [str(name.value) for name in names] == ["10.0.0.1", "localhost", "127.0.0.1"]
+
+
+def test_signing_without_keys_says_where_they_should_lie(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"the keys in {tmp_path} cannot be used"):
+        signing.enable(tmp_path)
