@@ -49,7 +49,11 @@ class Device(Protocol):
 
     @property
     def name(self) -> str:
-        """The same for every process of this host: `cpu`, `gpu-0`."""
+        """The same for every process of a home: `cpu`, `gpu-0`."""
+
+    @property
+    def identity(self) -> str:
+        """The same for every process of this machine, in containers too; empty for what homes share."""
 
     def use(self) -> DeviceUse:
         """At this moment; `DeviceUnreadable` where nothing can be said."""
@@ -62,6 +66,7 @@ class CpuDevice:
     """The stand-in: main memory. Who else uses it is no concern of ours."""
 
     name = "cpu"
+    identity = ""
 
     def use(self) -> DeviceUse:
         """What could be used without swapping."""
@@ -84,6 +89,20 @@ class NvmlDevice:
     def name(self) -> str:
         """`gpu-0`."""
         return f"gpu-{self._index}"
+
+    @property
+    def identity(self) -> str:
+        """The card's own number: a container may know it by another index. The index where it has none."""
+        nvml = self._nvml
+        try:
+            nvml.nvmlInit()
+            try:
+                uuid = nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(self._index))
+            finally:
+                nvml.nvmlShutdown()
+        except nvml.NVMLError:
+            return self.name
+        return uuid.decode() if isinstance(uuid, bytes) else str(uuid)
 
     def use(self) -> DeviceUse:
         """By the driver."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from config.settings import Settings
-from registry.files import write_json
 from registry.records import Checkpoint, Dataset, Suite, TrainingJob
 from trainer.config.job import (
     DataConfig,
@@ -25,8 +24,9 @@ def write_job_file(
     """Write `run/jobs/<job>.json` and return its path."""
     path = settings.paths.run / "jobs" / f"{job.id}.json"
     config = job_config(job, dataset=dataset, parent=parent, settings=settings, suite=suite)
-    # Written anew for each attempt: after a power cut nobody reads this one.
-    write_json(path, value=config.model_dump(mode="json"), is_durable=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Plainly: each attempt writes it anew before it starts the one reader.
+    path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return path
 
 

@@ -13,14 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from config.settings import Settings
 from registry import commands, leases, lineage, queue
-from registry.errors import NotFound, RegistryUnavailable, StaleWrite, TandemError
+from registry.errors import RegistryUnavailable, StaleWrite, TandemError
 from registry.ids import checkpoint_id
-from registry.records import Checkpoint, Dataset, JobProgress, Lease, TrainingJob
+from registry.records import Checkpoint, Dataset, JobProgress, Lease, Suite, TrainingJob
 from registry.states import CheckpointState, Command, JobState
-from registry.store import Registry, Transaction
+from registry.store import Registry
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress, TrainingResult
 from workers.child import Child, TrainerChild
 from workers.devices import Device, open_device
@@ -33,6 +34,22 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 COMMAND_SECONDS = 1.0
+
+
+class Sources(NamedTuple):
+    """What a job learns, from where it starts, and what it is watched on where there is a suite."""
+
+    dataset: Dataset
+    parent: Checkpoint
+    suite: Suite | None
+
+
+class Claim(NamedTuple):
+    """A job that this worker runs; without sources, what is missing is found out by its run."""
+
+    job: TrainingJob
+    lease: Lease
+    sources: Sources | None
 
 
 @dataclass
@@ -52,6 +69,7 @@ class TrainingRun:
     start_child: Callable[..., Child] = TrainerChild
     parent_pid: int = field(default_factory=os.getppid)
     device: Device | None = None
+    sources: Sources | None = None
     _finished: Finished | None = None
     _failed: Failed | None = None
     _progress: JobProgress | None = None
@@ -85,12 +103,14 @@ class TrainingRun:
             self._write_status()
 
     def _prepare(self) -> Path:
+        dataset, parent, suite = self.sources or self._find_sources()
+        return write_job_file(self.job, dataset=dataset, parent=parent, suite=suite, settings=self.settings)
+
+    def _find_sources(self) -> Sources:
         with self.registry.reading() as tx:
             # `claim` chose the parent; where it found none, this says why.
             parent = lineage.parent_for(tx, wish=self.job.parent_checkpoint_id or self.job.parent)
-            dataset = tx.get(Dataset, self.job.dataset_id)
-            suite = lineage.active_suite(tx)
-        return write_job_file(self.job, dataset=dataset, parent=parent, suite=suite, settings=self.settings)
+            return Sources(tx.get(Dataset, self.job.dataset_id), parent, lineage.active_suite(tx))
 
     def _follow(self, child: Child) -> None:
         """Hand on every message until the trainer is gone and its pipe is empty."""
@@ -296,13 +316,14 @@ class TrainingRun:
 
 def claim(
     registry: Registry, *, settings: Settings, holder: str, host: str = "", job_id: str | None = None
-) -> tuple[TrainingJob, Lease] | None:
+) -> Claim | None:
     """Take the first job of this host's queues that may run, with its parent fixed, or None.
 
     Also None where `job_id` is given and another is the first by now: the device was judged for that one.
     """
     training = settings.training
-    with registry.transaction() as tx:
+    # A power cut that takes the claim back ends its holder too: the job then waits again, as it should.
+    with registry.transaction(is_durable=False) as tx:
         claimed = queue.claim_next(
             tx,
             queues=training.queues,
@@ -312,15 +333,12 @@ def claim(
             rules=settings.queue,
             only_id=job_id,
         )
-        return None if claimed is None else (_with_parent(tx, claimed[0]), claimed[1])
-
-
-def _with_parent(tx: Transaction, job: TrainingJob) -> TrainingJob:
-    try:
-        parent = lineage.parent_for(tx, wish=job.parent_checkpoint_id or job.parent)
-    except NotFound:
-        return job  # its run ends badly, with the reason
-    return tx.update(job, parent_checkpoint_id=parent.id)
+        if claimed is None:
+            return None
+        dataset = tx.get(Dataset, claimed.job.dataset_id)  # a foreign key: it is there
+        suite = lineage.active_suite(tx)
+    sources = None if claimed.parent is None else Sources(dataset, claimed.parent, suite)
+    return Claim(claimed.job, claimed.lease, sources)
 
 
 def _note(result: TrainingResult) -> str:

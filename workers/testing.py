@@ -106,8 +106,10 @@ class FakeDevice:
         free_bytes: int = 24 * 10**9,
         processes: tuple[DeviceProcess, ...] = (),
         problem: str = "",
+        identity: str = "",
     ) -> None:
         self.name = name
+        self.identity = identity
         self.free_bytes = free_bytes
         self.processes = processes
         self.problem = problem

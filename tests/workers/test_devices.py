@@ -50,6 +50,11 @@ class FakeNvml:
             raise NvmlError("Invalid Argument")
         return index
 
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        if self.problem == "lost":
+            raise NvmlError("GPU is lost")
+        return f"GPU-{handle}-8c1f"
+
     def nvmlDeviceGetMemoryInfo(self, _handle: int) -> SimpleNamespace:
         if self.problem == "lost":
             raise NvmlError("GPU is lost")
@@ -101,3 +106,11 @@ def test_a_gpu_of_which_the_driver_says_nothing_is_unreadable(index: int, proble
 )
 def test_the_wish_chooses_the_device(wish: str, nvml: FakeNvml, name: str) -> None:
     assert open_device(wish, nvml=nvml).name == name
+
+
+def test_a_gpu_is_known_by_its_own_number_and_else_by_its_index() -> None:
+    driver = FakeNvml()
+    assert NvmlDevice(0, nvml=driver).identity == "GPU-0-8c1f"
+    assert driver.num_open == 0
+    assert NvmlDevice(0, nvml=FakeNvml(problem="lost")).identity == "gpu-0"
+    assert CpuDevice().identity == ""
