@@ -13,7 +13,7 @@ begin with the same instruction, and the size of the vocabulary.
 The order of the two alternates. Before any rate is printed they are compared: log-likelihoods (to 1e-4),
 answers, and the accuracy that follows.
 
-    python -m benchmarks.evaluation [--rows 96] [--repetitions 3] [--batch-rows 8] [--threads 1]
+    python -m benchmarks.evaluation [--rows 192] [--repetitions 3] [--batch-rows 8] [--vocabulary 151936]
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from inference.prompts import encode_prompt, encode_row
 from registry.records import GenerationSettings
 from registry.rows import ChatMessage, ChatRow
 
-VOCABULARIES = (None, 151_936)
+VOCABULARIES = (0, 151_936)  # 0: the small model's own
 SHARES_RIGHT = (0.0, 0.5, 0.9)
 MAX_GAP = 1e-4
 SETTINGS = GenerationSettings(max_new_tokens=64, stop=("\n",))
@@ -125,9 +125,11 @@ def main() -> int:
     os.environ["TQDM_DISABLE"] = "1"
     print(f"{options.rows} rows, {options.threads} thread(s), n = {options.repetitions}, rows a second")
     is_same = True
-    for vocabulary in VOCABULARIES:
+    for vocabulary in options.vocabulary or VOCABULARIES:
         with tempfile.TemporaryDirectory() as directory:
-            loaded = talkative_model(Path(directory), vocabulary=vocabulary, num_threads=options.threads)
+            loaded = talkative_model(
+                Path(directory), vocabulary=vocabulary or None, num_threads=options.threads
+            )
             for beginning in ("", INSTRUCTION):
                 for share in SHARES_RIGHT:
                     case = _case(loaded, beginning=beginning, share_right=share, options=options)
@@ -137,7 +139,8 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--rows", type=int, default=192)
+    parser.add_argument("--vocabulary", type=int, action="append", help="of the model; both by default")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--batch-rows", type=int, default=8, help="rows in a batch of the harness")
     parser.add_argument("--threads", type=int, default=1)

@@ -31,8 +31,8 @@ from inference.scoring import Score, score_of, too_long
 from registry.records import GenerationSettings
 
 Prompt = Sequence[int]
-# A pass over a few new rows costs as much as a step: they wait until they are a quarter of those under way.
-FEWEST_NEWCOMERS = 0.25
+# A pass over a few new rows costs more than a step: they wait until they are half as many as those under way.
+FEWEST_NEWCOMERS = 0.5
 NOTHING_EXPECTED = Score(loss=None, num_tokens=0, problem="no answer was expected")
 
 
@@ -163,17 +163,8 @@ class _Pass:
         """Rows to read now: as many as fit beside those under way, or none if they are too few."""
         num_running = len(self._running.keys)
         found: list[_Row] = []
-        width, most_states = self._running.num_columns, 1
         for row in self._waiting:
-            width = max(width, row.width + min(ROOM_COLUMNS, self._settings.max_new_tokens))
-            most_states = max(most_states, len(row.asked.answer))
-            num_rows = num_running + len(found) + 1
-            too_many_logits = (len(found) + 1) * most_states * self._num_vocabulary > self._limits.max_logits
-            if num_rows > 1 and (
-                num_rows > self._limits.max_rows
-                or num_rows * width > self._limits.max_tokens
-                or (found and too_many_logits)
-            ):
+            if (found or num_running) and not self._has_room([*found, row]):
                 break
             found.append(row)
         if len(found) < len(self._waiting) and len(found) < FEWEST_NEWCOMERS * num_running:
@@ -181,6 +172,21 @@ class _Pass:
         for _ in found:
             self._waiting.popleft()
         return found
+
+    def _has_room(self, newcomers: Sequence[_Row]) -> bool:
+        """While they are read, and once they have joined: columns that no row needs go then."""
+        running = [self._rows[key] for key in self._running.keys]
+        num_rows = len(running) + len(newcomers)
+        width = max(row.width for row in newcomers)
+        room = min(ROOM_COLUMNS, self._settings.max_new_tokens)
+        joined = max(width, *(row.num_read for row in running), 0) + room
+        most_states = max(1, *(len(row.asked.answer) for row in newcomers))
+        return (
+            num_rows <= self._limits.max_rows
+            and num_rows * joined <= self._limits.max_tokens
+            and len(running) * self._running.num_columns + len(newcomers) * width <= self._limits.max_tokens
+            and len(newcomers) * most_states * self._num_vocabulary <= self._limits.max_logits
+        )
 
     def _read(self, batch: Sequence[_Row]) -> list[_Row]:
         reading = self._reader.read([row.asked for row in batch])
