@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
@@ -26,8 +26,10 @@ from pydantic_settings import (
 from config.errors import SettingsError
 from config.home import Home
 from deploy.config import RemoteSettings
+from inference.server.config import VllmConfig
 from intelligence.contamination import ContaminationLimits
 from intelligence.scores import RankingWeights
+from intelligence.traffic import TrafficLimits
 from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
@@ -112,11 +114,12 @@ class RankingSettings(Section):
 
 
 class DeploymentSettings(Section):
-    """How a release reaches the inference server."""
+    """How a release reaches the inference server, and when its first requests take it back."""
 
     keep_releases: int = Field(default=3, ge=2, description="besides current and previous, never removed")
     probe_prompt: str = Field(default="Spell this word backward (example: sun -> nus): cat", min_length=1)
     timeout_seconds: float = Field(default=120.0, gt=0)
+    traffic: TrafficLimits = TrafficLimits()
 
 
 class ServerSettings(Section):
@@ -124,6 +127,12 @@ class ServerSettings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8765, ge=1, le=65535)
+    engine: Literal["transformers", "vllm"] = "transformers"
+    vllm: VllmConfig = VllmConfig()
+    swap: Literal["auto", "beside", "pause"] = Field(
+        default="auto", description="a new release beside the old, or in its place; auto: by free memory"
+    )
+    max_pause_seconds: float = Field(default=60.0, gt=0, description="a request waits so long for a swap")
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=512, ge=1, description="a request may ask for less")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Protocol, TypeVar
 
-import httpx
 from pydantic import ValidationError
 
 from deploy.errors import ServerFailed
-from registry.records import Record
+from deploy.exchange import Answer, Exchange, Question, SlowAnswer, exchange_over_http
 from registry.serving import RELEASE_HEADER, ServerHealth, SetActiveAnswer, SetActiveRequest
+from registry.values import Record
 
 R = TypeVar("R", bound=Record)
 
 # A server that lives says so at once; loading a release and answering a prompt may take long.
-CONNECT_TIMEOUT_SECONDS = 5.0
 HEALTH_TIMEOUT_SECONDS = 10.0
 
 
@@ -35,32 +35,28 @@ class HttpDoor:
     """A server over HTTP. The admin key never shows in a repr or a message."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        admin_key: str,
-        timeout_seconds: float,
-        transport: httpx.BaseTransport | None = None,
+        self, url: str, *, admin_key: str, timeout_seconds: float, exchange: Exchange = exchange_over_http
     ) -> None:
         self._url = url
         self._timeout_seconds = timeout_seconds
-        self._headers = {"Authorization": f"Bearer {admin_key}"}
-        self._transport = transport
+        self._key = admin_key
+        self._exchange = exchange
 
     def __repr__(self) -> str:
         return f"HttpDoor({self._url})"
 
     def health(self) -> ServerHealth:
         """`GET /health`, without the key."""
-        seconds = min(HEALTH_TIMEOUT_SECONDS, self._timeout_seconds)
-        return self._parse(ServerHealth, answer=self._call("GET", "/health", seconds=seconds))
+        question = Question(
+            "GET", url=f"{self._url}/health", seconds=min(HEALTH_TIMEOUT_SECONDS, self._timeout_seconds)
+        )
+        return self._parse(ServerHealth, answer=self._ask(question, path="/health"))
 
     def set_active(self, release_id: str) -> SetActiveAnswer:
         """`POST /models/set_active`."""
         request = SetActiveRequest(release_id=release_id)
         answer = self._parse(
-            SetActiveAnswer,
-            answer=self._call("POST", "/models/set_active", json=request.model_dump(), headers=self._headers),
+            SetActiveAnswer, answer=self._post("/models/set_active", body=request.model_dump())
         )
         if answer.release_id != release_id:
             raise ServerFailed(f"Asked to serve {release_id}, the server now serves {answer.release_id}.")
@@ -74,47 +70,53 @@ class HttpDoor:
             "max_tokens": 32,
             "temperature": 0,
         }
-        answer = self._call("POST", "/v1/chat/completions", json=body, headers=self._headers)
-        answered_by = answer.headers.get(RELEASE_HEADER)
+        answer = self._post("/v1/chat/completions", body=body)
+        answered_by = answer.headers.get(RELEASE_HEADER.lower())
         if answered_by != release_id:
             raise ServerFailed(f"The probe was answered by {answered_by}, not by {release_id}.")
         try:
-            content = answer.json()["choices"][0]["message"]["content"]
+            content = json.loads(answer.content)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
-            raise ServerFailed(f"The probe of {release_id} got no completion: {answer.text[:200]}") from None
+            raise ServerFailed(
+                f"The probe of {release_id} got no completion: {_text(answer)[:200]}"
+            ) from None
         if not isinstance(content, str):
             raise ServerFailed(f"The probe of {release_id} got no text: {content!r}")
         return content
 
-    def _call(
-        self, method: str, path: str, *, seconds: float | None = None, **options: Any
-    ) -> httpx.Response:
-        timeout = httpx.Timeout(
-            self._timeout_seconds if seconds is None else seconds, connect=CONNECT_TIMEOUT_SECONDS
+    def _post(self, path: str, *, body: dict[str, Any]) -> Answer:
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        question = Question(
+            "POST",
+            url=self._url + path,
+            seconds=self._timeout_seconds,
+            headers=headers,
+            body=json.dumps(body).encode(),
         )
+        return self._ask(question, path=path)
+
+    def _ask(self, question: Question, *, path: str) -> Answer:
         try:
-            # The environment may name a proxy: a key meant for our own server would travel through it.
-            with httpx.Client(transport=self._transport, timeout=timeout, trust_env=False) as client:
-                answer = client.request(method, self._url + path, **options)
-        except (httpx.ReadTimeout, httpx.WriteTimeout):
+            answer = self._exchange(question)
+        except SlowAnswer:
             raise ServerFailed(
-                f"The inference server at {self._url} did not answer {path} in {timeout.read:g} s.",
+                f"The inference server at {self._url} did not answer {path} in {question.seconds:g} s.",
                 remedy="Raise TANDEM_DEPLOYMENT__TIMEOUT_SECONDS if its model takes longer to load.",
             ) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (OSError, ValueError) as error:
             raise ServerFailed(
-                f"The inference server at {self._url} cannot be reached: {error}.",
+                f"The inference server at {self._url} cannot be reached: {error or type(error).__name__}.",
                 remedy="`tandem status` shows whether it is up.",
             ) from None
-        if not answer.is_success:
-            is_refused_key = answer.status_code in (401, 403)
+        if not 200 <= answer.status < 300:
+            is_refused_key = answer.status in (401, 403)
             raise ServerFailed(
-                f"The inference server refused {path} ({answer.status_code}): {_reason(answer)}",
+                f"The inference server refused {path} ({answer.status}): {_reason(answer)}",
                 remedy="Both sides need the same admin key." if is_refused_key else "",
             )
         return answer
 
-    def _parse(self, kind: type[R], *, answer: httpx.Response) -> R:
+    def _parse(self, kind: type[R], *, answer: Answer) -> R:
         try:
             return kind.model_validate_json(answer.content)
         except ValidationError as error:
@@ -123,8 +125,12 @@ class HttpDoor:
             ) from None
 
 
-def _reason(answer: httpx.Response) -> str:
+def _reason(answer: Answer) -> str:
     try:
-        return str(answer.json()["error"]["message"])
+        return str(json.loads(answer.content)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return answer.text[:300]
+        return _text(answer)[:300]
+
+
+def _text(answer: Answer) -> str:
+    return answer.content.decode("utf-8", errors="replace")

@@ -23,7 +23,7 @@ from deploy.door import HttpDoor
 from deploy.errors import DeployError
 from deploy.gatekeeper import Gatekeeper
 from deploy.wire import Beat, Envelope, Reply
-from registry.records import Record
+from registry.values import Record
 
 BEAT_SECONDS = 2.0
 MAX_LINE_CHARS = 4_000_000

@@ -16,6 +16,7 @@ from deploy.cache import Cache
 from deploy.config import GateConfig
 from deploy.door import ServingDoor
 from deploy.errors import DeployError, NotDeployable, ServerFailed, TransferFailed
+from deploy.proofs import Stamp, stamp
 from deploy.receiving import Receiver
 from deploy.runner import run_command
 from deploy.target import FreeBytes, LocalTarget, check_release_id, free_bytes
@@ -44,7 +45,6 @@ LOCK_SECONDS = 120.0
 LOCK_PAUSE_SECONDS = 0.1
 CHANGING = (Begin, Seal, Activate, Prune, SetActive)
 
-Fingerprint = frozenset[tuple[str, int, int, int, int]]
 Clock = Callable[[], datetime]
 Sleep = Callable[[float], None]
 
@@ -73,8 +73,8 @@ class Gatekeeper:
         self._clock = clock
         self._sleep = sleep
         self._releases = LocalTarget(config.releases_dir)
-        self._proved: dict[str, Fingerprint] = {}
-        self._receiver = Receiver(config, measure_free=measure_free, host=host)
+        self._proved: dict[str, Stamp] = {}
+        self._receiver = Receiver(config, host=host, clock=clock, sleep=sleep, measure_free=measure_free)
 
     def answer(self, envelope: Envelope) -> JsonValue:
         """Do what is asked; `DeployError` where it cannot be, also for what the disk refuses."""
@@ -99,7 +99,7 @@ class Gatekeeper:
                 return slot.model_dump(mode="json")
             case Seal(parcel=parcel):
                 path = self._receiver.seal(parcel)
-                self._proved[path] = _fingerprint(Path(path))
+                self._proved[path] = stamp(Path(path))
                 return path
             case Verify(release_id=release_id):
                 return self._verify(release_id).model_dump(mode="json")
@@ -117,7 +117,7 @@ class Gatekeeper:
         """Not read again where this very session read it and no file was touched since."""
         check_release_id(release_id)
         directory = self._config.releases_dir / release_id
-        if directory.is_dir() and self._proved.get(str(directory)) == _fingerprint(directory):
+        if directory.is_dir() and self._proved.get(str(directory)) == stamp(directory):
             return read_manifest(directory)
         return self._releases.verify(release_id)
 
@@ -186,12 +186,6 @@ class Gatekeeper:
             )
         if fence > highest:
             write_atomically(path, content=str(fence).encode())
-
-
-def _fingerprint(directory: Path) -> Fingerprint:
-    """What changes with any write to a file: nobody can set an inode's change time back."""
-    found = ((path, path.lstat()) for path in directory.rglob("*"))
-    return frozenset((str(path), at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for path, at in found)
 
 
 def _is_candidate(request: Request) -> bool:

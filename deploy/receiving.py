@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 
 from deploy.cache import Cache
 from deploy.config import GateConfig
 from deploy.errors import TransferFailed
+from deploy.proofs import SETTLE_SECONDS, Proofs, stamp
 from deploy.target import (
     FREE_SPACE_FACTOR,
     READ_ONLY,
@@ -23,23 +25,35 @@ from deploy.target import (
 )
 from deploy.wire import Parcel, Slot
 from registry.files import sha256_file, sync_directory, sync_tree
-from registry.manifests import MANIFEST_NAME, FileEntry, write_manifest
+from registry.manifests import MANIFEST_NAME, FileEntry, Manifest, read_manifest, write_manifest
 
 BASE = "base"
+PROOFS = ".proofs"
 DIRECTORY_MODE = 0o755
 
 
 class Receiver:
     """Takes parcels in. One at a time: the gate holds the lock."""
 
-    def __init__(self, config: GateConfig, *, measure_free: FreeBytes = free_bytes, host: str) -> None:
+    def __init__(
+        self,
+        config: GateConfig,
+        *,
+        host: str,
+        clock: Callable[[], datetime],
+        sleep: Callable[[float], None],
+        measure_free: FreeBytes = free_bytes,
+    ) -> None:
         self._incoming = config.incoming_dir
         self._sealing = config.incoming_dir.with_name(f"{config.incoming_dir.name}-sealing")
         self._releases_dir = config.releases_dir
         self._releases = LocalTarget(config.releases_dir)
+        self._proofs = Proofs(config.incoming_dir.with_name(PROOFS))
         self._cache = Cache(config.cache_dir, max_bytes=config.cache_bytes)
         self._measure_free = measure_free
         self._host = host
+        self._clock = clock
+        self._sleep = sleep
 
     def begin(self, parcel: Parcel) -> Slot:
         """Say whether it is there; else make room and say where it goes. `TransferFailed` names the need."""
@@ -56,7 +70,8 @@ class Receiver:
         arriving.mkdir(exist_ok=True)
         _move(parcel.files, source=self._sealing / parcel.directory, target=arriving)
         arriving.chmod(DIRECTORY_MODE)
-        self._lay_base()
+        if parcel.kind == "release":
+            self._lay_base()
         return self._slot(parcel, is_present=False)
 
     def seal(self, parcel: Parcel) -> str:
@@ -65,7 +80,10 @@ class Receiver:
         if final.is_dir():
             return str(final)
         self._take(parcel)
+        shutil.rmtree(self._incoming / BASE, ignore_errors=True)  # a link less changes an inode's times
         arrived = self._sealing / parcel.directory
+        self._sleep(SETTLE_SECONDS)
+        begun_at, before = self._clock().timestamp(), stamp(arrived)
         self._check(parcel, directory=arrived)
         if parcel.manifest is not None:
             write_manifest(arrived, manifest=parcel.manifest)
@@ -74,11 +92,11 @@ class Receiver:
             sync_tree(arrived)
         if parcel.kind == "release":
             arrived.rename(final)
+            self._proofs.keep(final, before=before, begun_at=begun_at)
         else:
             self._cache.add(arrived, name=parcel.name)
         sync_directory(final.parent)
-        for left in (parcel.directory, BASE):
-            shutil.rmtree(self._incoming / left, ignore_errors=True)
+        shutil.rmtree(self._incoming / parcel.directory, ignore_errors=True)
         return str(final)
 
     def _take(self, parcel: Parcel) -> None:
@@ -92,6 +110,9 @@ class Receiver:
         for name, content in parcel.contents.items():
             (sealed / name).parent.mkdir(parents=True, exist_ok=True)
             (sealed / name).write_bytes(content)
+        for path in sealed.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(READ_ONLY)
 
     def _final(self, parcel: Parcel) -> Path:
         if parcel.kind == "release":
@@ -102,7 +123,7 @@ class Receiver:
     def _is_whole(self, parcel: Parcel) -> bool:
         """A release is never written over; a damaged candidate is only a cache's and comes again."""
         if parcel.kind == "release":
-            lying = self._releases.verify(parcel.name)
+            lying = self._read(parcel.name)
             if parcel.manifest and lying.weights_sha256 != parcel.manifest.weights_sha256:
                 raise TransferFailed(
                     f"Release {parcel.name} exists with other weights ({lying.weights_sha256[:12]}).",
@@ -114,6 +135,16 @@ class Receiver:
                 return True
         self._cache.discard(parcel.name)
         return False
+
+    def _read(self, release_id: str) -> Manifest:
+        """The manifest of a whole release: every file is read, unless that was done and none was touched."""
+        directory = self._releases_dir / release_id
+        if self._proofs.holds(directory):
+            return read_manifest(directory)
+        begun_at, before = self._clock().timestamp(), stamp(directory)
+        lying = self._releases.verify(release_id)
+        self._proofs.keep(directory, before=before, begun_at=begun_at)
+        return lying
 
     def _forget_others(self, parcel: Parcel) -> None:
         """What other killed transfers of the same kind left."""
@@ -179,7 +210,7 @@ def _move(names: Iterable[str], *, source: Path, target: Path) -> None:
 
 
 def _differing(parcel: Parcel, *, directory: Path) -> list[str]:
-    """Names that are missing, changed, too many, or no files. Sound ones are made read-only."""
+    """Names that are missing, changed, too many, or no files."""
     ours = {MANIFEST_NAME} if parcel.manifest is not None else set()
     lying = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not _is_folder(path)}
     extra = sorted(lying - set(parcel.files) - ours)
@@ -195,7 +226,4 @@ def _is_folder(path: Path) -> bool:
 def _is_sound(path: Path, *, entry: FileEntry) -> bool:
     if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.num_bytes:
         return False
-    if sha256_file(path) != entry.sha256:
-        return False
-    path.chmod(READ_ONLY)
-    return True
+    return sha256_file(path) == entry.sha256

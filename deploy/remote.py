@@ -36,8 +36,8 @@ from deploy.wire import (
 )
 from registry.files import sha256_file
 from registry.manifests import FileEntry, Manifest
-from registry.records import Record
 from registry.serving import ServerHealth, SetActiveAnswer
+from registry.values import Record
 
 R = TypeVar("R", bound=Record)
 

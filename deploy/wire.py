@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Base64Bytes, Field, JsonValue, field_validator, model_validator
 
 from registry.manifests import FileEntry, Manifest
-from registry.records import Record
 from registry.serving import RELEASE_ID_PATTERN
+from registry.values import Record
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 PARCEL_NAME_PATTERN = rf"({RELEASE_ID_PATTERN})|({SHA256_PATTERN})"

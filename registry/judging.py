@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from registry.records import Record
 from registry.rows import ChatRow
+from registry.values import Record
 
 DEFAULT_SCORER = "exact"
 

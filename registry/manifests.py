@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field, JsonValue, ValidationError, field_val
 
 from registry.errors import ManifestError
 from registry.files import sha256_file, sha256_text, sync_directory, sync_tree, write_json
-from registry.records import Record
+from registry.values import Record
 
 MANIFEST_NAME = "manifest.json"
 STATE_PREFIX = "training_state"

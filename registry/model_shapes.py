@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from registry.errors import ManifestError
-from registry.records import Record
+from registry.values import Record
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format

@@ -15,8 +15,8 @@ from pydantic import Field, JsonValue, ValidationError
 
 from registry.errors import DatasetError
 from registry.files import sha256_text
-from registry.records import Record
 from registry.row_formats import normalised
+from registry.values import Record
 
 MAX_LINE_BYTES = 4 << 20
 DEFAULT_DIFFICULTY = "all"

@@ -9,24 +9,11 @@ from pydantic import Field
 
 from registry.model_shapes import ModelShape
 from registry.records import Record
+from trainer.dataset_shape import DatasetShape
 from trainer.errors import ConfigError
 from trainer.estimate import TrainingMemory, TrainingMode, largest_token_budget, training_memory
 
 UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
-
-
-class DatasetShape(Record):
-    """What of a dataset decides memory. `answer_share` is the largest that any of its batches has."""
-
-    num_rows: int = Field(ge=1)
-    num_dropped_rows: int = Field(ge=0)
-    num_tokens: int = Field(ge=1)
-    num_answers: int = Field(ge=1)
-    num_steps: int = Field(ge=1, description="of one epoch")
-    longest_row: int = Field(ge=1, description="its number in the file")
-    longest_row_tokens: int = Field(ge=1)
-    largest_batch_tokens: int = Field(ge=1, description="padding included")
-    answer_share: float = Field(gt=0, le=1)
 
 
 class TrainingPlan(Record):

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from inference.errors import RequestRefused
+from inference.server.backend import Backend
 from inference.server.chat import ChatHandler
 from inference.server.completion_protocol import CompletionRequest, GenerateRequest
 from inference.server.completions import CompletionHandler
@@ -30,10 +31,13 @@ from inference.server.insight import (
     server_info,
     system_info,
 )
+from inference.server.local import LocalBackend
 from inference.server.metrics import Metrics
 from inference.server.protocol import MODEL_ALIASES, ChatRequest
 from inference.server.releases import list_releases
 from inference.server.replies import model_entry
+from inference.server.smoke import SmokeTest
+from inference.server.vllm import VllmBackend
 from registry.serving import ReleaseInfo, ServerHealth, SetActiveAnswer, SetActiveRequest
 
 PARTS = ("tandem", "torch", "transformers", "fastapi")
@@ -44,7 +48,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def make_app(config: ServerConfig, *, clock: Callable[[], datetime] = utc_now) -> FastAPI:
+def make_backend(config: ServerConfig) -> Backend:
+    """What runs the models, by the configuration."""
+    return VllmBackend(config) if config.engine == "vllm" else LocalBackend(config)
+
+
+def make_app(
+    config: ServerConfig, *, clock: Callable[[], datetime] = utc_now, backend: Backend | None = None
+) -> FastAPI:
     """Build the application. Its start begins to load the current release and does not wait for it.
 
     Raises `ServerConfigError` for unusable keys and for an open door beyond loopback. `app.state.engine` is
@@ -52,7 +63,13 @@ def make_app(config: ServerConfig, *, clock: Callable[[], datetime] = utc_now) -
     """
     keys = load_keys(config)
     metrics = Metrics()
-    engine = Engine(config, clock=clock, metrics=metrics)
+    engine = Engine(
+        config,
+        backend=backend or make_backend(config),
+        smoke=lambda served: SmokeTest(app, key=keys.admin)(served),
+        clock=clock,
+        metrics=metrics,
+    )
     _watch(engine, metrics=metrics)
 
     @asynccontextmanager

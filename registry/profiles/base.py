@@ -13,8 +13,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from registry.errors import ProfileError
-from registry.records import Record
 from registry.rows import ChatMessage, ChatRow
+from registry.values import Record
 
 
 class Penalties(Record):

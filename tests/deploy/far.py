@@ -20,6 +20,7 @@ class FarHost:
     def __init__(self, root: Path, *, cache_bytes: int = PLENTY) -> None:
         self.root = root
         self.free_bytes = PLENTY
+        self.now = START
         self.door = FakeDoor(FakeTarget(), now=START)
         self.carrier = CopyingCarrier()
         self.lines: list[GateLine] = []
@@ -39,7 +40,7 @@ class FarHost:
             door=self.door,
             host="far",
             version="1",
-            clock=lambda: START,
+            clock=lambda: self.now,
             sleep=lambda _: None,
             measure_free=lambda _: self.free_bytes,
         )

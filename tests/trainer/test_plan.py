@@ -1,9 +1,10 @@
 import pytest
 
 from registry.model_shapes import ModelShape
+from trainer.dataset_shape import DatasetShape
 from trainer.errors import ConfigError
 from trainer.estimate import TrainingMode
-from trainer.plan import DatasetShape, parse_bytes, training_plan
+from trainer.plan import parse_bytes, training_plan
 
 GB = 10**9
 SHAPE = ModelShape(

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from registry.records import Record
 from trainer.config.hyperparameters import Hyperparameters
 from trainer.config.problems import config_error
+from trainer.cross_entropy import CrossEntropy
 from trainer.errors import ConfigError
 
 M = TypeVar("M", bound=Record)
@@ -91,6 +92,11 @@ class EnvironmentConfig(Record):
     num_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads")
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         default="auto", description="less memory for a third more work; auto: on for CUDA, off for a CPU"
+    )
+    cross_entropy: CrossEntropy = Field(
+        default="auto",
+        description="plain: logits of all answers at once; chunked: of a few at a time; liger: fused CUDA "
+        "kernels; auto: chunked where there is more than one chunk",
     )
     parallel: Parallel = Field(
         default="auto",

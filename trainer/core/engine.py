@@ -19,6 +19,7 @@ from trainer.control import Control, FlagControl, Request
 from trainer.core.batching import BatchPlan
 from trainer.core.chat import ChatEncoder
 from trainer.core.checkpoints import Checkpoint, latest_valid, prepare_directory
+from trainer.core.cross_entropy import check_available
 from trainer.core.data import TokenizedDataset, tokenize_file
 from trainer.core.exchange import exchange_for, is_sharded
 from trainer.core.loss import collate
@@ -200,6 +201,7 @@ class _Inputs:
 def _read_inputs(
     config: JobConfig, *, device: torch.device, warn: Callable[[str], None], team: Team
 ) -> _Inputs:
+    check_available(config.environment.cross_entropy, device=device)
     parent_sha256 = identify_model(config.model.path)
     check_locked(config)
     tokenizer = load_tokenizer(config.model.path)
@@ -252,6 +254,7 @@ def _make_run(
         device=device,
         dtype=inputs.dtype,
         warn=warn,
+        cross_entropy=config.environment.cross_entropy,
         team=team,
         exchange=exchange,
     )

@@ -3,7 +3,8 @@
 Rows are padded on the right. With causal attention no real token sees a later one, hence none sees the
 padding, and what padding sees is never read: no mask is needed, which keeps the fast attention kernels.
 Hidden states are picked at the positions that predict an answer token before the output projection, so
-logits exist for those alone. At a vocabulary of 151 936 this is most of the memory of a step.
+logits exist for those alone, and where they are many for a chunk of those at a time. At a vocabulary of
+151 936 this is most of the memory of a step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.core.batching import Indices
+from trainer.core.cross_entropy import FIELD, chunked_cross_entropy, fusible_weight, liger_cross_entropy
 from trainer.core.data import TokenizedDataset
+from trainer.cross_entropy import CrossEntropy, is_chunked
+from trainer.errors import ConfigError
 
 PADDING_ID = 0  # any id will do: nothing that is read depends on it
 
@@ -55,14 +59,38 @@ def collate(dataset: TokenizedDataset, *, indices: Indices, device: torch.device
     )
 
 
-def answer_loss_sum(model: Any, *, batch: Batch) -> Tensor:
-    """Sum of the negative log-likelihoods (nats) of a batch's answer tokens, float32 scalar."""
-    return functional.cross_entropy(answer_logits(model, batch=batch), batch.targets, reduction="sum")
+def answer_loss_sum(model: Any, *, batch: Batch, kind: CrossEntropy = "auto") -> Tensor:
+    """Sum of the negative log-likelihoods (nats) of a batch's answer tokens, float32 scalar.
+
+    `kind` says how; all agree but for rounding. `ConfigError` where the model cannot go that way.
+    """
+    hidden, head = _answer_states(model, batch=batch), model.get_output_embeddings()
+    weight = fusible_weight(head)
+    if weight is None and kind in ("chunked", "liger"):
+        raise _not_fusible(kind, head=head)
+    if weight is not None and kind == "liger":
+        return liger_cross_entropy(hidden, weight=weight, targets=batch.targets)
+    if weight is not None and is_chunked(kind, num_answers=batch.num_answers, vocab_size=len(weight)):
+        return chunked_cross_entropy(hidden, weight=weight, targets=batch.targets)
+    return functional.cross_entropy(head(hidden).float(), batch.targets, reduction="sum")
 
 
 def answer_logits(model: Any, *, batch: Batch) -> Tensor:
     """float32 [answers, vocabulary]: what the model predicts where an answer token follows."""
-    hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-    picked = hidden.flatten(0, 1).index_select(0, batch.positions)
-    logits: Tensor = model.get_output_embeddings()(picked)
+    logits: Tensor = model.get_output_embeddings()(_answer_states(model, batch=batch))
     return logits.float()
+
+
+def _answer_states(model: Any, *, batch: Batch) -> Tensor:
+    """[answers, hidden size]: the last hidden states where an answer token follows."""
+    hidden: Tensor = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, batch.positions)
+
+
+def _not_fusible(kind: CrossEntropy, *, head: Any) -> ConfigError:
+    return ConfigError(
+        f"{FIELD} = {kind!r}: the model's output projection ({type(head).__name__}) is no plain product.",
+        field=FIELD,
+        value=kind,
+        remedy="Use 'auto' or 'plain'.",
+    )

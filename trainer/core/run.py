@@ -71,6 +71,8 @@ def run_digest(config: JobConfig, *, data_digest: str, parent_sha256: str, dtype
         "parent": parent_sha256,
         "dtype": str(dtype),
     }
+    if config.environment.cross_entropy != "auto":  # which is a function of the batch, so nothing to fix
+        parts["cross_entropy"] = config.environment.cross_entropy
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -25,6 +25,7 @@ from trainer.core.memory import free_memory, is_out_of_memory, named_out_of_memo
 from trainer.core.optimizer import set_learning_rate
 from trainer.core.parallel import ALONE, Team
 from trainer.core.runtime import generator_states, set_generator_states
+from trainer.cross_entropy import CrossEntropy
 from trainer.errors import Diverged, OutOfMemory
 
 
@@ -55,6 +56,7 @@ class StepRunner:
         dtype: torch.dtype,
         warn: Callable[[str], None],
         max_tokens: int | None = None,
+        cross_entropy: CrossEntropy = "auto",
         team: Team = ALONE,
         exchange: Exchange | None = None,
     ) -> None:
@@ -65,6 +67,7 @@ class StepRunner:
         self._max_grad_norm = hyperparameters.max_grad_norm
         self._device = device
         self._dtype = dtype
+        self._cross_entropy = cross_entropy
         self._warn = warn
         self._team = team
         self._exchange = exchange or Replicas(model, team=team)
@@ -165,7 +168,9 @@ class StepRunner:
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
         is_half = self._dtype != torch.float32
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=is_half):
-            return self._exchange.compute(lambda: losses.answer_loss_sum(self._model, batch=batch))
+            return self._exchange.compute(
+                lambda: losses.answer_loss_sum(self._model, batch=batch, kind=self._cross_entropy)
+            )
 
     def _must_split(self, too_large: Indices | None) -> bool:
         """True where memory ran out in any process; all go on with the lowest limit."""
