@@ -40,12 +40,16 @@ ALLOCATOR_SHARE: dict[str, float] = {"cpu": 0.25, "cuda": 0.05}
 
 
 class TrainingMode(Record):
-    """How a step is computed. `is_split`: in several parts, so that gradients lie beside activations."""
+    """How a step is computed. `is_split`: in several parts, so that gradients lie beside activations.
+
+    `copies_state`: steps go on while a copy of weights and moments is written. On CUDA it lies outside.
+    """
 
     device: Literal["cpu", "cuda"] = "cuda"
     arithmetic: Arithmetic = "bfloat16"
     checkpoints_gradients: bool = True
     is_split: bool = True
+    copies_state: bool = False
 
 
 class TrainingMemory(Record):
@@ -61,6 +65,7 @@ class TrainingMemory(Record):
     backward: int = Field(ge=0, description="gradients of activations, while they are needed")
     loss: int = Field(ge=0)
     allocator: int = Field(ge=0)
+    snapshot: int = Field(default=0, ge=0, description="the copy that a checkpoint is written from")
     peak: int = Field(ge=0)
 
 
@@ -96,7 +101,8 @@ def training_memory(
         backward=backward,
         loss=loss,
         allocator=allocator,
-        peak=runtime + (1 + MOMENTS) * weights + dynamic + allocator,
+        snapshot=(snapshot := _snapshot(shape, mode=mode)),
+        peak=runtime + (1 + MOMENTS) * weights + dynamic + allocator + snapshot,
     )
 
 
@@ -145,6 +151,14 @@ def _fits(
     num_answers = -int(-answer_share * num_tokens // 1)
     memory = training_memory(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
     return memory.peak <= capacity_bytes
+
+
+def _snapshot(shape: ModelShape, *, mode: TrainingMode) -> int:
+    """Moments and weights; in bfloat16 the weights both as they are saved and as they are kept."""
+    if mode.device != "cpu" or not mode.copies_state:
+        return 0
+    saved = FULL if mode.arithmetic == "float32" else FULL + HALF
+    return (MOMENTS * FULL + saved) * shape.num_parameters
 
 
 def _kept_layers(shape: ModelShape, *, num_tokens: int, mode: TrainingMode) -> int:

@@ -66,7 +66,9 @@ def to_evaluate(context: Context, request: EvaluationRequest) -> Iterator[str]:
 def training_mode(device: str) -> TrainingMode:
     """What the trainer's `auto` settings come to on the device that a name means."""
     if isinstance(open_device(device), CpuDevice):
-        return TrainingMode(device="cpu", arithmetic="float32", checkpoints_gradients=False)
+        return TrainingMode(
+            device="cpu", arithmetic="float32", checkpoints_gradients=False, copies_state=True
+        )
     return TrainingMode()
 
 

@@ -28,6 +28,7 @@ PARTS = {
     "backward": "gradients of activations, while needed",
     "loss": "log-probabilities and their gradients",
     "allocator": "what allocators hold beyond what was asked",
+    "snapshot": "copy of weights and moments, while a checkpoint is written",
     "runtime": "Python, PyTorch and the driver's context",
 }
 

@@ -84,3 +84,14 @@ def test_the_largest_budget_fits_and_one_token_more_does_not(
 
 def test_running_a_model_takes_a_fraction_of_training_it() -> None:
     assert 3 * GB < running_bytes(QWEN) < smallest_training_bytes(QWEN, mode=MODE)
+
+
+def test_a_copy_that_is_written_beside_the_steps_counts_where_it_lies_on_the_same_device() -> None:
+    options = {"arithmetic": "float32", "checkpoints_gradients": False}
+    for device, bytes_a_parameter in (("cpu", 12), ("cuda", 0)):
+        alone = TrainingMode.model_validate({**options, "device": device})
+        copied = alone.changed(copies_state=True)
+        more = training_bytes(QWEN, tokens_per_batch=64, mode=copied) - training_bytes(
+            QWEN, tokens_per_batch=64, mode=alone
+        )
+        assert more == bytes_a_parameter * QWEN.num_parameters

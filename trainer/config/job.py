@@ -79,6 +79,11 @@ class OutputConfig(Record):
     checkpoints_dir: Path
     checkpoint_every_steps: int | None = Field(default=None, ge=1, description="instead of num_checkpoints")
     num_checkpoints: int = Field(default=1, ge=1, description="evenly spread, the last one included")
+    overlap_writing: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="steps go on while a copy of weights and moments, in the computer's memory, is written; "
+        "auto: on, but off with several processes",
+    )
 
 
 class EnvironmentConfig(Record):

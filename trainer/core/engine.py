@@ -38,9 +38,11 @@ from trainer.core.run import Run, run_digest
 from trainer.core.runtime import (
     choose_device,
     choose_dtype,
+    overlaps_writing,
     reproducible,
     wants_gradient_checkpointing,
 )
+from trainer.core.saver import Saver
 from trainer.core.step import StepRunner
 from trainer.core.token_cache import TokenCache
 from trainer.core.trace import RowTrace
@@ -145,23 +147,24 @@ class TrainerEngine:
         reporter = Reporter(run, emit=self._tell, clock=self._clock)
         if run.saved is not None:
             self._announce(run.saved)  # it may be that nobody heard of it before the run was cut off
-        while not run.is_done:
-            request = self._request()
-            if request is not None:
-                return self._end_early(run, reporter=reporter, state=END_STATES[request])
-            reporter.after_step(run.advance())
-            if run.is_checkpoint_due:
-                self._save(run)
+        overlaps = overlaps_writing(run.config.output.overlap_writing, num_processes=self._team.size)
+        with Saver(run, overlaps=overlaps, announce=self._announce, clock=self._clock) as saver:
+            while not run.is_done:
+                request = self._request()
+                if request is not None:
+                    return self._end_early(run, reporter=reporter, saver=saver, state=END_STATES[request])
+                reporter.after_step(run.advance())
+                saver.hear()
+                if run.is_checkpoint_due:
+                    saver.save()
         return reporter.result("finished")
 
-    def _end_early(self, run: Run, *, reporter: Reporter, state: EndState) -> TrainingResult:
+    def _end_early(self, run: Run, *, reporter: Reporter, saver: Saver, state: EndState) -> TrainingResult:
         reporter.catch_up()
+        saver.finish()
         if run.step and (run.saved is None or run.saved.state.step != run.step):
-            self._save(run)
+            saver.save_now()
         return reporter.result(state)
-
-    def _save(self, run: Run) -> None:
-        self._announce(run.save(created_at=self._clock.now()))
 
     def _announce(self, checkpoint: Checkpoint) -> None:
         manifest = checkpoint.manifest

@@ -149,6 +149,16 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def copied(tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Tensors copied into the computer's memory, floating ones in `dtype` if given; tied ones stay tied."""
+    found: dict[int, Tensor] = {}
+    for tensor in tensors.values():
+        if tensor.data_ptr() not in found:
+            wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+            found[tensor.data_ptr()] = tensor.detach().to("cpu", wanted, copy=True)
+    return {name: found[tensor.data_ptr()] for name, tensor in tensors.items()}
+
+
 def _converted(state: Mapping[str, Tensor], *, dtype: torch.dtype) -> dict[str, Tensor]:
     """Tensors in another dtype; tied ones stay tied, so that they are written once."""
     converted: dict[int, Tensor] = {}

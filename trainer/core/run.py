@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -25,7 +27,8 @@ from trainer.core.checkpoints import (
 )
 from trainer.core.data import TokenizedDataset
 from trainer.core.exchange import parted_like, put_together
-from trainer.core.models import has_finite_weights
+from trainer.core.memory import is_out_of_memory
+from trainer.core.models import copied, has_finite_weights
 from trainer.core.optimizer import learning_rate_at, optimizer_tensors, restore_optimizer
 from trainer.core.parallel import ALONE, Team
 from trainer.core.runtime import random_state, set_random_state
@@ -105,13 +108,18 @@ class Run:
         """True once every planned step was taken."""
         return self.step >= self.plan.num_steps
 
-    @property
-    def is_checkpoint_due(self) -> bool:
-        """True right after a step that the configuration names."""
+    @cached_property
+    def checkpoint_steps(self) -> frozenset[int]:
+        """Those that the configuration names."""
         output = self.config.output
-        return self.step in checkpoint_steps(
+        return checkpoint_steps(
             self.plan.num_steps, every=output.checkpoint_every_steps, num_checkpoints=output.num_checkpoints
         )
+
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """True right after one of them."""
+        return self.step in self.checkpoint_steps
 
     @property
     def num_unused_rows(self) -> int:
@@ -155,16 +163,21 @@ class Run:
     def save(self, *, created_at: datetime) -> Checkpoint:
         """Write a checkpoint of the weights as they stand; `Diverged` where they are no good."""
         self._check_weights()
-        config, is_first = self.config, self.team.is_first
-        weights = put_together(self.model.state_dict(keep_vars=True), keep=is_first)
-        tensors = put_together(self._tensors(), keep=is_first)
-        state = self._state()
-        self.saved = self.team.from_first(
-            lambda: self._write(config, weights=weights, tensors=tensors, state=state, created_at=created_at)
-        )
-        if self.trace is not None:
-            self.trace.saved(self.step)
+        self.saved = self.team.from_first(self._writer(created_at=created_at, copies=False))
         return self.saved
+
+    def snapshot(self, *, created_at: datetime) -> Callable[[], Checkpoint] | None:
+        """What writes the same checkpoint later, in any thread, while steps go on; `Diverged` as for `save`.
+
+        It holds a copy of weights and moments. None where memory does not suffice for one.
+        """
+        self._check_weights()
+        try:
+            return self._writer(created_at=created_at, copies=True)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint of this run stands. The model holds its weights already."""
@@ -187,35 +200,45 @@ class Run:
         if self.team.rank < len(random_states):
             set_random_state(random_states[self.team.rank], device=self.device)
 
-    def _write(
-        self,
-        config: JobConfig,
-        *,
-        weights: dict[str, Tensor],
-        tensors: dict[str, Tensor],
-        state: TrainingState,
-        created_at: datetime,
-    ) -> Checkpoint:
-        return save_checkpoint(
-            config.output.checkpoints_dir,
-            model=self.model,
-            weights=weights,
-            tokenizer=self.tokenizer,
-            dtype=self.dtype,
-            tensors=tensors,
-            state=state,
-            manifest={
-                "job_id": config.job_id,
-                "parent_checkpoint_id": config.parent_checkpoint_id,
-                "dataset_id": config.data.dataset_id,
-                "num_steps": self.plan.num_steps,
-                "is_final": self.is_done,
-                "train_loss": self.recent_loss,
-                "config": config.model_dump(mode="json"),
-                "code_version": version("tandem"),
-                "created_at": created_at,
-            },
-        )
+    def _writer(self, *, created_at: datetime, copies: bool) -> Callable[[], Checkpoint]:
+        """Everything is taken now, the tensors themselves or copies; calling it writes."""
+        is_first, trace, step = self.team.is_first, self.trace, self.step
+        weights = put_together(self.model.state_dict(keep_vars=True), keep=is_first)
+        tensors = put_together(self._tensors(), keep=is_first)
+        if copies:
+            weights, tensors = copied(weights, dtype=self.dtype), copied(tensors)
+        state, manifest = self._state(), self._manifest(created_at)
+
+        def write() -> Checkpoint:
+            written = save_checkpoint(
+                self.config.output.checkpoints_dir,
+                model=self.model,
+                weights=weights,
+                tokenizer=self.tokenizer,
+                dtype=self.dtype,
+                tensors=tensors,
+                state=state,
+                manifest=manifest,
+            )
+            if trace is not None:
+                trace.saved(step)
+            return written
+
+        return write
+
+    def _manifest(self, created_at: datetime) -> dict[str, Any]:
+        config = self.config
+        return {
+            "job_id": config.job_id,
+            "parent_checkpoint_id": config.parent_checkpoint_id,
+            "dataset_id": config.data.dataset_id,
+            "num_steps": self.plan.num_steps,
+            "is_final": self.is_done,
+            "train_loss": self.recent_loss,
+            "config": config.model_dump(mode="json"),
+            "code_version": version("tandem"),
+            "created_at": created_at,
+        }
 
     def _check_weights(self) -> None:
         """The loss was finite before the last update; see that the model still is after it."""

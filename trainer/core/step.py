@@ -24,7 +24,7 @@ from trainer.core.loss import Batch
 from trainer.core.memory import free_memory, is_out_of_memory, named_out_of_memory
 from trainer.core.optimizer import set_learning_rate
 from trainer.core.parallel import ALONE, Team
-from trainer.core.runtime import random_state, set_random_state
+from trainer.core.runtime import generator_states, set_generator_states
 from trainer.cross_entropy import CrossEntropy
 from trainer.errors import Diverged, OutOfMemory
 
@@ -78,14 +78,14 @@ class StepRunner:
         Raises `Diverged` before a loss or gradient that is not finite reaches the weights, `OutOfMemory`
         where one sequence alone does not fit.
         """
-        state = random_state(self._device)
+        state = generator_states(self._device)
         while True:
             outcome = self._try_gradient(indices)
             if outcome is not None:
                 break
             self._optimizer.zero_grad(set_to_none=True)
             free_memory()
-            set_random_state(state, device=self._device)
+            set_generator_states(state, device=self._device)
         self._check_finite(outcome, step=step)
         set_learning_rate(self._optimizer, value=learning_rate)
         self._move()
