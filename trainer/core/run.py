@@ -23,6 +23,7 @@ from trainer.core.checkpoints import (
     load_tensors,
     save_checkpoint,
 )
+from trainer.core.cross_entropy import kind_of_run
 from trainer.core.data import TokenizedDataset
 from trainer.core.models import has_finite_weights
 from trainer.core.optimizer import learning_rate_at, optimizer_tensors, restore_optimizer
@@ -62,8 +63,6 @@ def run_digest(config: JobConfig, *, data_digest: str, parent_sha256: str, dtype
         "parent": parent_sha256,
         "dtype": str(dtype),
     }
-    if config.environment.cross_entropy != "auto":  # which is a function of the batch, so nothing to fix
-        parts["cross_entropy"] = config.environment.cross_entropy
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -184,6 +183,9 @@ class Run:
                 remedy="Remove this checkpoint; the run then goes on from the one before.",
             ) from error
         self.runner.max_tokens = state.max_tokens
+        self.runner.cross_entropy = kind_of_run(
+            checkpoint.manifest.config, wished=self.runner.cross_entropy, device=self.device
+        )
         self.step, self.num_tokens, self.num_answers = state.step, state.num_tokens, state.num_answers
         self.loss_sum, self.saved = state.loss_sum, checkpoint
         self.recent.extend(state.losses)

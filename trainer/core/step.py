@@ -41,7 +41,8 @@ class StepOutcome:
 class StepRunner:
     """Takes optimizer steps on a model, and remembers how much fits in memory.
 
-    `max_tokens` is that limit, in padded tokens a part; None until memory ran out once.
+    `max_tokens` is that limit, in padded tokens a part; None until memory ran out once. `cross_entropy` is
+    how the loss is computed.
     """
 
     def __init__(
@@ -58,13 +59,13 @@ class StepRunner:
         cross_entropy: CrossEntropy = "auto",
     ) -> None:
         self.max_tokens = max_tokens
+        self.cross_entropy = cross_entropy
         self._model = model
         self._optimizer = optimizer
         self._dataset = dataset
         self._max_grad_norm = hyperparameters.max_grad_norm
         self._device = device
         self._dtype = dtype
-        self._cross_entropy = cross_entropy
         self._warn = warn
 
     def take(self, indices: Indices, *, step: int, learning_rate: float) -> StepOutcome:
@@ -131,7 +132,7 @@ class StepRunner:
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
         is_half = self._dtype != torch.float32
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=is_half):
-            return losses.answer_loss_sum(self._model, batch=batch, kind=self._cross_entropy)
+            return losses.answer_loss_sum(self._model, batch=batch, kind=self.cross_entropy)
 
     def _lower_limit(self, part: Indices) -> None:
         lengths = self._dataset.lengths
