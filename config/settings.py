@@ -36,6 +36,7 @@ from registry.order import QueueRules
 from registry.states import Priority
 from trainer.config.job import LockedConfig, Overlong, Tool
 from trainer.config.legacy import NEW_PLACES
+from trainer.cross_entropy import CrossEntropy
 
 PREFIX = "TANDEM_"
 CONFIG_FILE = "tandem.toml"
@@ -68,6 +69,9 @@ class TrainingSettings(Section):
     queues: tuple[Priority, ...] = tuple(Priority)
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1, description="CPU threads of the trainer")
+    cross_entropy: CrossEntropy = Field(
+        default="auto", description="auto, plain, chunked or liger: how the loss is computed"
+    )
     max_length: int = Field(default=4096, ge=16, description="tokens of a row, chat template included")
     num_checkpoints: int = Field(default=2, ge=1, description="a job, the last one included")
     profile: str = Field(

@@ -26,6 +26,8 @@ class TrainingPlan(Record):
     memory: TrainingMemory
     fits: bool
     largest_tokens: int = Field(ge=0, description="the largest safe tokens_per_batch; 0: nothing fits")
+    plain_peak_bytes: int = Field(ge=0, description="with the logits of all answers at once")
+    plain_largest_tokens: int = Field(ge=0, description="the largest safe tokens_per_batch with those")
     dataset: DatasetShape | None = None
     note: str = ""
 
@@ -46,6 +48,7 @@ def training_plan(
     memory = training_memory(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
     available = max(0, capacity_bytes - reserve_bytes)
     largest = largest_token_budget(shape, capacity_bytes=available, mode=mode, answer_share=share)
+    plain = mode.changed(cross_entropy="plain")
     return TrainingPlan(
         capacity_bytes=capacity_bytes,
         reserve_bytes=reserve_bytes,
@@ -54,6 +57,12 @@ def training_plan(
         memory=memory,
         fits=memory.peak <= available,
         largest_tokens=largest,
+        plain_peak_bytes=training_memory(
+            shape, num_tokens=num_tokens, num_answers=num_answers, mode=plain
+        ).peak,
+        plain_largest_tokens=largest_token_budget(
+            shape, capacity_bytes=available, mode=plain, answer_share=share
+        ),
         dataset=dataset,
         note=_note(largest, dataset=dataset),
     )

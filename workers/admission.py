@@ -16,6 +16,7 @@ from registry.messages import EvaluationRequest
 from registry.model_shapes import read_shape
 from registry.records import TrainingJob
 from trainer.config.pinned import read_pinned
+from trainer.cross_entropy import CrossEntropy
 from trainer.estimate import TrainingMode, smallest_training_bytes, training_bytes
 from workers.context import Context
 from workers.devices import CpuDevice, open_device
@@ -63,13 +64,17 @@ def to_evaluate(context: Context, request: EvaluationRequest) -> Iterator[str]:
         yield ""
 
 
-def training_mode(device: str) -> TrainingMode:
+def training_mode(device: str, *, cross_entropy: CrossEntropy) -> TrainingMode:
     """What the trainer's `auto` settings come to on the device that a name means."""
     if isinstance(open_device(device), CpuDevice):
         return TrainingMode(
-            device="cpu", arithmetic="float32", checkpoints_gradients=False, copies_state=True
+            device="cpu",
+            arithmetic="float32",
+            checkpoints_gradients=False,
+            copies_state=True,
+            cross_entropy=cross_entropy,
         )
-    return TrainingMode()
+    return TrainingMode(cross_entropy=cross_entropy)
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ def _training_need(context: Context, job: TrainingJob, *, parent_path: Path) -> 
         log.warning("%s: its memory is not estimated: %s", job.id, error)
         return Need(role="training", subject=job.id, num_bytes=0, least_bytes=0)
     tokens = read_pinned(job.hyperparameters).hyperparameters.tokens_per_batch
-    mode = training_mode(context.settings.training.device)
+    training = context.settings.training
+    mode = training_mode(training.device, cross_entropy=training.cross_entropy)
     return Need(
         role="training",
         subject=job.id,

@@ -56,7 +56,11 @@ def job_config(
             checkpoints_dir=str(settings.paths.checkpoints / job.id),
             num_checkpoints=training.num_checkpoints,
         ),
-        environment=EnvironmentConfig(device=training.device, num_threads=training.num_threads),
+        environment=EnvironmentConfig(
+            device=training.device,
+            num_threads=training.num_threads,
+            cross_entropy=training.cross_entropy,
+        ),
         monitoring=MonitoringConfig(
             report_every_seconds=training.report_every_seconds,
             record_rows=training.record_rows,

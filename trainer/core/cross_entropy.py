@@ -14,8 +14,9 @@ for LLM Training", 2024, arXiv:2410.10989. The method: M. Malek, github.com/mgma
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,21 @@ def check_available(kind: CrossEntropy, *, device: torch.device) -> None:
             value=kind,
             remedy="pip install 'tandem[liger]', or use 'auto'.",
         )
+
+
+def kind_of_run(config: Mapping[str, Any], *, wished: CrossEntropy, device: torch.device) -> CrossEntropy:
+    """How a run goes on whose checkpoint has this configuration: as it began, so to the bit.
+
+    Checkpoints from before there was a choice are `plain`. `wished` where a run of Liger's moved to a device
+    without it.
+    """
+    environment = config.get("environment")
+    began: Any = environment.get(FIELD.split(".")[1], "plain") if isinstance(environment, dict) else "plain"
+    try:
+        check_available(began, device=device)
+    except ConfigError:
+        return wished
+    return cast(CrossEntropy, began)
 
 
 def fusible_weight(head: Any) -> Tensor | None:

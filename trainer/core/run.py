@@ -25,6 +25,7 @@ from trainer.core.checkpoints import (
     load_tensors,
     save_checkpoint,
 )
+from trainer.core.cross_entropy import kind_of_run
 from trainer.core.data import TokenizedDataset
 from trainer.core.exchange import parted_like, put_together
 from trainer.core.memory import is_out_of_memory
@@ -71,8 +72,6 @@ def run_digest(config: JobConfig, *, data_digest: str, parent_sha256: str, dtype
         "parent": parent_sha256,
         "dtype": str(dtype),
     }
-    if config.environment.cross_entropy != "auto":  # which is a function of the batch, so nothing to fix
-        parts["cross_entropy"] = config.environment.cross_entropy
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -193,6 +192,9 @@ class Run:
                 remedy="Remove this checkpoint; the run then goes on from the one before.",
             ) from error
         self.runner.max_tokens = state.max_tokens
+        self.runner.cross_entropy = kind_of_run(
+            checkpoint.manifest.config, wished=self.runner.cross_entropy, device=self.device
+        )
         self.step, self.num_tokens, self.num_answers = state.step, state.num_tokens, state.num_answers
         self.loss_sum, self.saved = state.loss_sum, checkpoint
         self.recent.extend(state.losses)

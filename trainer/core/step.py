@@ -42,7 +42,8 @@ class StepOutcome:
 class StepRunner:
     """Takes optimizer steps on a model, and remembers how much fits in memory.
 
-    `max_tokens` is that limit, in padded tokens a part; None until memory ran out once.
+    `max_tokens` is that limit, in padded tokens a part; None until memory ran out once. `cross_entropy` is
+    how the loss is computed.
     """
 
     def __init__(
@@ -61,13 +62,13 @@ class StepRunner:
         exchange: Exchange | None = None,
     ) -> None:
         self.max_tokens = max_tokens
+        self.cross_entropy = cross_entropy
         self._model = model
         self._optimizer = optimizer
         self._dataset = dataset
         self._max_grad_norm = hyperparameters.max_grad_norm
         self._device = device
         self._dtype = dtype
-        self._cross_entropy = cross_entropy
         self._warn = warn
         self._team = team
         self._exchange = exchange or Replicas(model, team=team)
@@ -169,7 +170,7 @@ class StepRunner:
         is_half = self._dtype != torch.float32
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=is_half):
             return self._exchange.compute(
-                lambda: losses.answer_loss_sum(self._model, batch=batch, kind=self._cross_entropy)
+                lambda: losses.answer_loss_sum(self._model, batch=batch, kind=self.cross_entropy)
             )
 
     def _must_split(self, too_large: Indices | None) -> bool:

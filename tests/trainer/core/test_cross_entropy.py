@@ -19,7 +19,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from trainer import cross_entropy as policy
 from trainer.config.job import JobConfig
 from trainer.core import cross_entropy
-from trainer.core.cross_entropy import chunked_cross_entropy
+from trainer.core.cross_entropy import chunked_cross_entropy, kind_of_run
 from trainer.core.engine import TrainerEngine
 from trainer.core.loss import Batch, answer_loss_sum
 from trainer.errors import ConfigError
@@ -263,26 +263,33 @@ def test_liger_that_is_not_installed_is_named_with_how_to_install_it(monkeypatch
     cross_entropy.check_available("liger", device=torch.device("cuda"))
 
 
-def test_a_run_of_chunks_resumes_to_the_bit_and_not_as_another_kind(
-    engine: Callable[..., TrainerEngine], job: Callable[..., JobConfig], tmp_path: Path
+@pytest.mark.parametrize("began", ["chunked", "plain"])
+def test_a_run_goes_on_to_the_bit_as_it_began_whatever_is_asked_for_now(
+    engine: Callable[..., TrainerEngine], job: Callable[..., JobConfig], tmp_path: Path, began: str
 ) -> None:
+    def run(directory: str, *, kind: str, **options: Any) -> None:
+        output = {"checkpoints_dir": str(tmp_path / directory)}
+        engine(**options).run_job(job(environment={"cross_entropy": kind}, output=output))
+
     def weights(directory: str) -> dict[str, torch.Tensor]:
-        newest = sorted((tmp_path / directory).glob("step-*"))[-1]
-        return load_file(newest / "model.safetensors")
+        return load_file(sorted((tmp_path / directory).glob("step-*"))[-1] / "model.safetensors")
 
-    def run(directory: str, **options: Any) -> None:
-        kind = options.pop("kind", "chunked")
-        engine(**options).run_job(
-            job(
-                environment={"cross_entropy": kind},
-                output={"checkpoints_dir": str(tmp_path / directory)},
-            )
-        )
+    other_kind = "plain" if began == "chunked" else "chunked"
+    run("straight", kind=began)
+    run("broken", kind=began, control=ScriptedControl(after_steps=3))
+    run("broken", kind=other_kind)
+    run("other", kind=other_kind)
+    straight, broken, other = weights("straight"), weights("broken"), weights("other")
+    assert all(torch.equal(straight[name], broken[name]) for name in straight)
+    assert not all(torch.equal(straight[name], other[name]) for name in straight)
 
-    run("straight")
-    run("broken", control=ScriptedControl(after_steps=3))
-    with pytest.raises(ConfigError, match="other data, parent or settings"):
-        run("broken", kind="plain")
-    run("broken")
-    one, other = weights("straight"), weights("broken")
-    assert all(torch.equal(one[name], other[name]) for name in one)
+
+def test_a_checkpoint_from_before_there_was_a_choice_goes_on_plain() -> None:
+    old = {"environment": {"device": "cpu", "num_threads": 1}}
+    assert kind_of_run(old, wished="auto", device=CPU) == "plain"
+    assert kind_of_run({}, wished="auto", device=CPU) == "plain"
+
+
+def test_a_run_of_ligers_that_moved_to_a_cpu_goes_on_as_is_asked_for_there() -> None:
+    began = {"environment": {"cross_entropy": "liger"}}
+    assert kind_of_run(began, wished="auto", device=CPU) == "auto"
