@@ -59,7 +59,9 @@ class UsedRows:
         return self._dataset.num_rows - int(self._is_used.sum())
 
 
-def run_digest(config: JobConfig, *, data_digest: str, parent_sha256: str, dtype: torch.dtype) -> str:
+def run_digest(
+    config: JobConfig, *, data_digest: str, parent_sha256: str, dtype: torch.dtype, is_packed: bool = False
+) -> str:
     """Hex sha256 of all that decides a run's weights: only a run with the same one may be continued.
 
     What changes them by rounding alone is no part of it: device, threads and the number of processes, so
@@ -70,6 +72,7 @@ def run_digest(config: JobConfig, *, data_digest: str, parent_sha256: str, dtype
         "data": data_digest,
         "parent": parent_sha256,
         "dtype": str(dtype),
+        **({"batching": "packed"} if is_packed else {}),
     }
     if config.environment.cross_entropy != "auto":  # which is a function of the batch, so nothing to fix
         parts["cross_entropy"] = config.environment.cross_entropy
