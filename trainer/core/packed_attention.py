@@ -101,10 +101,10 @@ def _has_kernel(value: Tensor) -> bool:
 
 def _by_kernel(query: Tensor, key: Tensor, value: Tensor, *, segments: Segments, **options: Any) -> Tensor:
     # Norms leave queries and keys in float32, while values have the type of the arithmetic.
-    flat = [tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value)]
-    longest = max(segments.lengths)
+    queries, keys, values = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
+    starts, longest = segments.starts, max(segments.lengths)
     attended: Any = varlen_attn(
-        *flat, segments.starts, segments.starts, longest, longest, window_size=(-1, 0), **options
+        queries, keys, values, starts, starts, longest, longest, window_size=(-1, 0), **options
     )
     return attended.unsqueeze(0)  # type: ignore[no-any-return]  # varlen_attn may be asked for more
 

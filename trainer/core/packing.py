@@ -12,10 +12,10 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+Positions = NDArray[np.int64]
 
 
-def packed(longest_first: Indices, *, tokens_per_batch: int) -> tuple[Indices, Indices]:
+def packed(longest_first: Positions, *, tokens_per_batch: int) -> tuple[Positions, Positions]:
     """Positions in `longest_first` (int64 [rows]), batch after batch, and the bounds of the batches.
 
     Batch i is `positions[bounds[i]:bounds[i + 1]]`. A row longer than the budget is alone.
