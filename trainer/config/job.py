@@ -99,6 +99,11 @@ class EnvironmentConfig(Record):
         description="plain: logits of all answers at once; chunked: of a few at a time; liger: fused CUDA "
         "kernels; auto: chunked where there is more than one chunk",
     )
+    batching: Literal["auto", "buckets", "packed"] = Field(
+        default="auto",
+        description="rows of like length padded to the longest, or any rows end to end without padding; "
+        "auto: packed in bfloat16 on CUDA from Ampere on, where the model attends to all that stands before",
+    )
     parallel: Parallel = Field(
         default="auto",
         description="how several processes share a job: ddp, a whole model each; fsdp, a part of each weight "

@@ -32,6 +32,7 @@ from trainer.core.models import (
     load_tokenizer,
 )
 from trainer.core.optimizer import make_optimizer
+from trainer.core.packed_attention import use_packed_attention, wants_packing
 from trainer.core.parallel import ALONE, Team, joined
 from trainer.core.report import Reporter
 from trainer.core.run import Run, run_digest
@@ -195,6 +196,7 @@ class _Inputs:
     tokenizer: Any
     dataset: TokenizedDataset
     dtype: torch.dtype
+    is_packed: bool
     digest: str
 
 
@@ -208,8 +210,13 @@ def _read_inputs(
     # The first process fills the token cache for the others.
     dataset = team.first_before_others(lambda: _read_dataset(config, tokenizer=tokenizer, warn=warn))
     dtype = choose_dtype(config.model.dtype, device=device)
-    digest = run_digest(config, data_digest=dataset.digest, parent_sha256=parent_sha256, dtype=dtype)
-    return _Inputs(tokenizer=tokenizer, dataset=dataset, dtype=dtype, digest=digest)
+    is_packed = wants_packing(
+        config.environment.batching, device=device, dtype=dtype, model=config.model.path
+    )
+    digest = run_digest(
+        config, data_digest=dataset.digest, parent_sha256=parent_sha256, dtype=dtype, is_packed=is_packed
+    )
+    return _Inputs(tokenizer=tokenizer, dataset=dataset, dtype=dtype, is_packed=is_packed, digest=digest)
 
 
 def _read_dataset(config: JobConfig, *, tokenizer: Any, warn: Callable[[str], None]) -> TokenizedDataset:
@@ -242,6 +249,8 @@ def _make_run(
     hyperparameters, dataset = config.hyperparameters, inputs.dataset
     shortest = np.array([dataset.lengths.argmin()])
     check_projection(model, batch=collate(dataset, indices=shortest, device=home))
+    if inputs.is_packed:
+        use_packed_attention(model)
     if wants_gradient_checkpointing(config.environment.gradient_checkpointing, device=device):
         checkpoint_gradients(model)
     exchange = exchange_for(model, parallel=config.environment.parallel, team=team, device=device)
@@ -255,6 +264,7 @@ def _make_run(
         dtype=inputs.dtype,
         warn=warn,
         cross_entropy=config.environment.cross_entropy,
+        is_packed=inputs.is_packed,
         team=team,
         exchange=exchange,
     )
@@ -264,6 +274,7 @@ def _make_run(
         num_epochs=hyperparameters.num_epochs,
         seed=hyperparameters.seed,
         max_steps=hyperparameters.max_steps,
+        is_packed=inputs.is_packed,
     )
     return Run(
         config=config,

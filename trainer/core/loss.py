@@ -9,7 +9,8 @@ logits exist for those alone, and where they are many for a chunk of those at a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn import functional
 from trainer.core.batching import Indices
 from trainer.core.cross_entropy import FIELD, chunked_cross_entropy, fusible_weight, liger_cross_entropy
 from trainer.core.data import TokenizedDataset
+from trainer.core.packed_attention import Segments
 from trainer.cross_entropy import CrossEntropy, is_chunked
 from trainer.errors import ConfigError
 
@@ -29,13 +31,15 @@ PADDING_ID = 0  # any id will do: nothing that is read depends on it
 @dataclass(frozen=True)
 class Batch:
     """`input_ids` int64 [rows, length - 1]; `targets` int64 [answers], each predicted at `positions`
-    int64 [answers] of the flattened input. `num_tokens` counts real tokens, `num_answers` the targets."""
+    int64 [answers] of the flattened input. `num_tokens` counts real tokens, `num_answers` the targets.
+    `options` go to the model: of a packed batch its position ids and segments."""
 
     input_ids: Tensor
     positions: Tensor
     targets: Tensor
     num_tokens: int
     num_answers: int
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def collate(dataset: TokenizedDataset, *, indices: Indices, device: torch.device) -> Batch:
@@ -56,6 +60,27 @@ def collate(dataset: TokenizedDataset, *, indices: Indices, device: torch.device
         targets=torch.from_numpy(tokens[:, 1:][predicted]).to(device),
         num_tokens=int(lengths.sum()),
         num_answers=int(predicted.sum()),
+    )
+
+
+def pack(dataset: TokenizedDataset, *, indices: Indices, device: torch.device) -> Batch:
+    """The same sequences end to end in one row, without padding; see `trainer/core/packed_attention.py`."""
+    lengths = dataset.lengths[indices] - 1  # the last token of each is only ever a target
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+    source = places + np.repeat(dataset.starts[indices], lengths)
+    predicted = np.flatnonzero(dataset.is_answer[source + 1])
+    targets = dataset.tokens[source[predicted] + 1].astype(np.int64)
+    segments = Segments(
+        lengths=tuple(lengths.tolist()), starts=torch.from_numpy(starts.astype(np.int32)).to(device)
+    )
+    return Batch(
+        input_ids=torch.from_numpy(dataset.tokens[source].astype(np.int64)[None]).to(device),
+        positions=torch.from_numpy(predicted).to(device),
+        targets=torch.from_numpy(targets).to(device),
+        num_tokens=int(dataset.lengths[indices].sum()),
+        num_answers=len(predicted),
+        options={"position_ids": torch.from_numpy(places[None]).to(device), "segments": segments},
     )
 
 
@@ -83,7 +108,8 @@ def answer_logits(model: Any, *, batch: Batch) -> Tensor:
 
 def _answer_states(model: Any, *, batch: Batch) -> Tensor:
     """[answers, hidden size]: the last hidden states where an answer token follows."""
-    hidden: Tensor = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    output = model.base_model(input_ids=batch.input_ids, use_cache=False, **batch.options)
+    hidden: Tensor = output.last_hidden_state
     return hidden.flatten(0, 1).index_select(0, batch.positions)
 
 

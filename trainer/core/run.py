@@ -60,7 +60,9 @@ class UsedRows:
         return self._dataset.num_rows - int(self._is_used.sum())
 
 
-def run_digest(config: JobConfig, *, data_digest: str, parent_sha256: str, dtype: torch.dtype) -> str:
+def run_digest(
+    config: JobConfig, *, data_digest: str, parent_sha256: str, dtype: torch.dtype, is_packed: bool = False
+) -> str:
     """Hex sha256 of all that decides a run's weights: only a run with the same one may be continued.
 
     What changes them by rounding alone is no part of it: device, threads and the number of processes, so
@@ -71,6 +73,7 @@ def run_digest(config: JobConfig, *, data_digest: str, parent_sha256: str, dtype
         "data": data_digest,
         "parent": parent_sha256,
         "dtype": str(dtype),
+        **({"batching": "packed"} if is_packed else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -17,7 +17,7 @@ import torch
 
 from trainer.config.hyperparameters import Hyperparameters
 from trainer.core import loss as losses
-from trainer.core.batching import Indices, padded_tokens, split_to_limit
+from trainer.core.batching import Indices, batch_tokens, split_to_limit
 from trainer.core.data import TokenizedDataset
 from trainer.core.exchange import Exchange, Replicas, clip_gradients
 from trainer.core.loss import Batch
@@ -42,8 +42,9 @@ class StepOutcome:
 class StepRunner:
     """Takes optimizer steps on a model, and remembers how much fits in memory.
 
-    `max_tokens` is that limit, in padded tokens a part; None until memory ran out once. `cross_entropy` is
-    how the loss is computed.
+    `max_tokens` is that limit, in tokens a part with its padding; None until memory ran out once.
+    `cross_entropy` is how the loss is computed. With `is_packed` rows are laid end to end, for a model that
+    takes segments.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class StepRunner:
         warn: Callable[[str], None],
         max_tokens: int | None = None,
         cross_entropy: CrossEntropy = "auto",
+        is_packed: bool = False,
         team: Team = ALONE,
         exchange: Exchange | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class StepRunner:
         self._max_grad_norm = hyperparameters.max_grad_norm
         self._device = device
         self._dtype = dtype
+        self._is_packed = is_packed
         self._warn = warn
         self._team = team
         self._exchange = exchange or Replicas(model, team=team)
@@ -104,7 +107,7 @@ class StepRunner:
     def _try_gradient(self, indices: Indices) -> StepOutcome | None:
         """Accumulate the gradient; None where memory ran out and the next try is in smaller parts."""
         parts = self._parts(indices)
-        batches = [losses.collate(self._dataset, indices=part, device=self._device) for part in parts]
+        batches = [self._collate(part) for part in parts]
         counts = (sum(batch.num_answers for batch in batches), sum(batch.num_tokens for batch in batches))
         num_answers, num_tokens = map(int, self._team.sums(*counts))
         loss_sum = torch.zeros((), device=self._device)
@@ -132,7 +135,14 @@ class StepRunner:
         own = self._team.share(indices)
         if not len(own):
             return []
-        return list(split_to_limit(own, lengths=self._dataset.lengths, max_tokens=self.max_tokens))
+        lengths = self._dataset.lengths
+        return list(
+            split_to_limit(own, lengths=lengths, max_tokens=self.max_tokens, is_packed=self._is_packed)
+        )
+
+    def _collate(self, indices: Indices) -> Batch:
+        collate = losses.pack if self._is_packed else losses.collate
+        return collate(self._dataset, indices=indices, device=self._device)
 
     def _in_lockstep(
         self, parts: list[Indices], batches: list[Batch], *, indices: Indices
@@ -142,7 +152,7 @@ class StepRunner:
             yield part, batch, 1
         shortest = indices[-1:]
         for _ in range(self._exchange.num_parts(len(parts)) - len(parts)):
-            yield shortest, losses.collate(self._dataset, indices=shortest, device=self._device), 0
+            yield shortest, self._collate(shortest), 0
 
     def _try_part(self, batch: Batch, *, weight: int, num_answers: int) -> tuple[torch.Tensor | None, bool]:
         """The part's loss, or None and whether it was this process whose memory ran out."""
@@ -192,11 +202,12 @@ class StepRunner:
                 f"Row {self._dataset.row_numbers[part[0]]} alone ({longest} tokens) does not fit in memory.",
                 remedy="Lower max_length, so that such rows are left out, or use a device with more memory.",
             )
-        limit = (num_rows + 1) // 2 * longest
+        num_tokens = batch_tokens(part, lengths=lengths, is_packed=self._is_packed)
+        limit = max(longest, num_tokens // 2) if self._is_packed else (num_rows + 1) // 2 * longest
         self._warn(
             f"Memory ran out at {num_rows} rows of up to {longest} tokens "
-            f"({padded_tokens(part, lengths=lengths)} with padding): the same step is taken again in parts "
-            f"of at most {limit} tokens, and so are the following ones."
+            f"({num_tokens} {'packed' if self._is_packed else 'with padding'}): the same step is taken again "
+            f"in parts of at most {limit} tokens, and so are the following ones."
         )
         return limit
 
