@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,7 @@ from trainer.messages import (
     TrainingResult,
     Warned,
 )
+from trainer.monitoring.tracking import tracking
 
 Emit = Callable[[ChildMessage], None]
 
@@ -97,11 +99,25 @@ class TrainerEngine:
                     seed=config.hyperparameters.seed + self._team.rank,
                 ),
                 named_out_of_memory("Memory ran out outside of a training step."),
+                self._tracked(config),
             ):
                 run = self._prepare(config, device=device)
                 result = self._train(run)
             self._tell(Finished(result=result))
         return result
+
+    @contextmanager
+    def _tracked(self, config: JobConfig) -> Iterator[None]:
+        """Inside this block messages also go to the tools that the job names."""
+        if not self._team.is_first:
+            yield
+            return
+        emit = self._emit
+        try:
+            with tracking(config, emit=emit) as self._emit:
+                yield
+        finally:
+            self._emit = emit
 
     def _prepare(self, config: JobConfig, *, device: torch.device) -> Run:
         team = self._team
