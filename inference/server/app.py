@@ -89,6 +89,7 @@ def make_app(
         max_body_bytes=config.max_body_bytes,
         active_release_id=lambda: engine.active_id,
         metrics=metrics,
+        is_open=keys.read is None,
     )
     app.include_router(_open_routes(engine))
     app.include_router(_read_routes(engine, config=config, clock=clock, keys=keys))
