@@ -23,7 +23,7 @@ from inference.server.config import ServerConfig
 pytestmark = pytest.mark.integration
 ADMIN = {"Authorization": "Bearer admin-key-of-the-tests"}
 HELLO = [{"role": "user", "content": "hi"}]
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 def start(config: ServerConfig, *, directory: Path) -> subprocess.Popen[str]:
@@ -93,6 +93,35 @@ def test_the_official_client_gets_whole_and_streamed_answers(url: str) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert chunks[-1].usage == whole.usage
+
+
+def test_the_official_client_gets_completions_and_logprobs_and_its_own_errors(url: str) -> None:
+    with client_of(url) as client:
+        whole = client.completions.create(model="tandem", prompt="abc", max_tokens=6, logprobs=2)
+        parts = list(client.completions.create(model="tandem", prompt="abc", max_tokens=6, stream=True))
+        chat = client.chat.completions.create(
+            model="tandem", messages=HELLO, max_tokens=4, logprobs=True, top_logprobs=2
+        )
+        assert client.models.retrieve("tandem").id == "tandem"
+        with pytest.raises(openai.BadRequestError, match="4000 tokens were asked for") as refused:
+            client.completions.create(model="tandem", prompt="abc", max_tokens=4000)
+    assert refused.value.param == "max_tokens"
+    assert refused.value.request_id
+    assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
+    assert whole.choices[0].logprobs is not None
+    assert "".join(whole.choices[0].logprobs.tokens or []) == whole.choices[0].text
+    assert chat.choices[0].logprobs is not None
+    assert all(len(entry.top_logprobs) == 2 for entry in chat.choices[0].logprobs.content or [])
+
+
+def test_a_wrong_key_is_the_official_clients_authentication_error(
+    config_with_keys: ServerConfig, tmp_path: Path
+) -> None:
+    with running(config_with_keys, directory=tmp_path) as (url, _process), client_of(url) as client:
+        with pytest.raises(openai.AuthenticationError, match="The API key is wrong"):
+            client.models.list()
+        reader = client.with_options(api_key="read-key-of-the-tests")
+        assert len(list(reader.models.list())) == 3
 
 
 def test_health_answers_while_a_reply_is_generated(url: str) -> None:
