@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from inference.model import LoadedModel
+from inference.model import LoadedModel, load_model
 from inference.progress import no_progress_bars
 from inference.tiny import build_tiny_model
 from registry.manifests import Manifest, list_files, weights_sha256, write_manifest
@@ -33,6 +33,13 @@ def seal(directory: Path) -> Path:
 def build_sealed_tiny_model(directory: Path, *, seed: int = 0) -> Path:
     """The small model of `inference.tiny` with its manifest."""
     return seal(build_tiny_model(directory, seed=seed))
+
+
+def build_talkative_model(directory: Path, *, seed: int = 0) -> Path:
+    """A sealed model whose greedy replies differ by prompt and end after a few tokens."""
+    build_tiny_model(directory, seed=seed)
+    loaded = load_model(directory, device="cpu", verify_files=False)
+    return _saved(make_talkative(loaded, seed=seed + 1).model, directory=directory)
 
 
 def build_fragile_model(directory: Path, *, character: str, seed: int = 0) -> Path:

@@ -63,14 +63,8 @@ def make_app(
     """
     keys = load_keys(config)
     metrics = Metrics()
-    engine = Engine(
-        config,
-        backend=backend or make_backend(config),
-        smoke=lambda served: SmokeTest(app, key=keys.admin)(served),
-        clock=clock,
-        metrics=metrics,
-    )
-    _watch(engine, metrics=metrics)
+    smoke = SmokeTest(lambda: app, key=keys.admin)
+    engine = _make_engine(config, backend=backend, smoke=smoke, clock=clock, metrics=metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -89,12 +83,31 @@ def make_app(
         max_body_bytes=config.max_body_bytes,
         active_release_id=lambda: engine.active_id,
         metrics=metrics,
+        is_open=keys.read is None,
     )
-    app.include_router(_open_routes(engine))
-    app.include_router(_read_routes(engine, config=config, clock=clock, keys=keys))
-    app.include_router(_insight_routes(engine, config=config, keys=keys, metrics=metrics))
-    app.include_router(_admin_routes(engine, keys=keys))
+    for router in (
+        _open_routes(engine),
+        _read_routes(engine, config=config, clock=clock, keys=keys),
+        _insight_routes(engine, config=config, keys=keys, metrics=metrics),
+        _admin_routes(engine, keys=keys),
+    ):
+        app.include_router(router)
     return app
+
+
+def _make_engine(
+    config: ServerConfig,
+    *,
+    backend: Backend | None,
+    smoke: SmokeTest,
+    clock: Callable[[], datetime],
+    metrics: Metrics,
+) -> Engine:
+    engine = Engine(
+        config, backend=backend or make_backend(config), smoke=smoke, clock=clock, metrics=metrics
+    )
+    _watch(engine, metrics=metrics)
+    return engine
 
 
 def _open_routes(engine: Engine) -> APIRouter:

@@ -185,11 +185,14 @@ class Engine:
             self._count_failure(release, error=error)
             raise
         finally:
-            work.is_unwanted.set()
-            self._num_pending -= 1
-            self._metrics.count_reply(
-                len(prompt), num_tokens=work.reply.num_tokens, first_token_seconds=work.first_token_seconds
-            )
+            self._let_go(work)
+
+    def _let_go(self, work: Work) -> None:
+        work.is_unwanted.set()
+        self._num_pending -= 1
+        self._metrics.count_reply(
+            len(work.prompt), num_tokens=work.reply.num_tokens, first_token_seconds=work.first_token_seconds
+        )
 
     def running(self) -> list[RunningReply]:
         """The requests that are generated for at this moment."""

@@ -6,6 +6,7 @@ What is judged is whether it can answer at all; whether its answers are right wa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -23,9 +24,9 @@ TIMEOUT_SECONDS = 60.0
 
 
 class SmokeTest:
-    """Asks by the id of the release, with a key that opens the door."""
+    """Asks by the id of the release, with a key that opens the door. The application is made after it."""
 
-    def __init__(self, app: ASGIApp, *, key: str) -> None:
+    def __init__(self, app: Callable[[], ASGIApp], *, key: str) -> None:
         self._app = app
         self._key = key
 
@@ -39,18 +40,18 @@ class SmokeTest:
             ) from None
 
     async def _ask_all(self, served: ServedRelease) -> None:
-        transport = httpx.ASGITransport(self._app)
+        transport = httpx.ASGITransport(self._app())
         headers = {"Authorization": f"Bearer {self._key}"}
         async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as client:
-            for prompt in PROMPTS:
-                if fault := await _fault(client, prompt, served=served):
-                    raise ReleaseError(
-                        f"Release {served.release_id!r} cannot be served: asked {prompt!r}, {fault}"
-                    )
+            texts = [await _text(client, prompt, served=served) for prompt in PROMPTS]
+        faults = [fault_of(text, tokenizer=served.loaded.tokenizer) for text in texts]
+        # A model may well have nothing to say to one of them: to each, it is mute.
+        if all(faults):
+            raise _unfit(served, prompt=PROMPTS[0], fault=faults[0])
 
 
-async def _fault(client: httpx.AsyncClient, prompt: str, *, served: ServedRelease) -> str:
-    """What is wrong with the answer; empty where nothing is."""
+async def _text(client: httpx.AsyncClient, prompt: str, *, served: ServedRelease) -> str:
+    """The answer; `ReleaseError` where there is none."""
     body = {
         "model": served.release_id,
         "messages": [{"role": "user", "content": prompt}],
@@ -60,10 +61,11 @@ async def _fault(client: httpx.AsyncClient, prompt: str, *, served: ServedReleas
     answer = await client.post("/v1/chat/completions", json=body)
     content: Any = answer.json()
     if answer.status_code != 200:
-        return f"it failed with {answer.status_code}: {content['error']['message']}"
+        fault = f"it failed with {answer.status_code}: {content['error']['message']}"
+        raise _unfit(served, prompt=prompt, fault=fault)
     if content["model"] != served.release_id:
-        return f"{content['model']} answered."
-    return fault_of(content["choices"][0]["message"]["content"], tokenizer=served.loaded.tokenizer)
+        raise _unfit(served, prompt=prompt, fault=f"{content['model']} answered.")
+    return str(content["choices"][0]["message"]["content"])
 
 
 def fault_of(text: str, *, tokenizer: Any) -> str:
@@ -72,3 +74,7 @@ def fault_of(text: str, *, tokenizer: Any) -> str:
         return "it answered nothing."
     found = [token for token in (UNFINISHED, *tokenizer.all_special_tokens) if token in text]
     return f"it answered {found[0]!r}, which is no text." if found else ""
+
+
+def _unfit(served: ServedRelease, *, prompt: str, fault: str) -> ReleaseError:
+    return ReleaseError(f"Release {served.release_id!r} cannot be served: asked {prompt!r}, {fault}")

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,7 @@ def make_stand_in(loaded: LoadedModel, *, name: str, key: str) -> FastAPI:
     scheduler = Scheduler(max_running=16, max_tokens=32_768)
     app = FastAPI(docs_url=None, redoc_url=None)
 
-    @lru_cache(maxsize=8)
-    def ending_at(stops: frozenset[int]) -> LoadedModel:
-        return replace(loaded, stop_token_ids=stops | {loaded.tokenizer.eos_token_id})
+    ending_at = lru_cache(maxsize=8)(partial(_ending_at, loaded))
 
     @app.middleware("http")
     async def authenticate(request: Request, call_next: Any) -> Any:
@@ -80,22 +78,29 @@ def make_stand_in(loaded: LoadedModel, *, name: str, key: str) -> FastAPI:
 
     @app.post("/v1/completions")
     async def completions(body: StandInRequest) -> Response:
-        if body.model != name:
-            message = f"The model `{body.model}` does not exist."
-            return _error(404, message=message, kind="NotFoundError")
-        if len(body.prompt) + body.max_tokens > loaded.max_positions:
-            message = f"This model's maximum context length is {loaded.max_positions} tokens."
-            return _error(400, message=message, kind="BadRequestError")
-        if not (body.stream and body.return_tokens_as_token_ids and body.logprobs is not None):
-            return _error(
-                400, message="The stand-in streams token ids with logprobs.", kind="BadRequestError"
-            )
+        if refusal := _refusal(body, name=name, max_positions=loaded.max_positions):
+            return refusal
         model = ending_at(frozenset(body.stop_token_ids))
         return StreamingResponse(
             _events(body, model=model, scheduler=scheduler), media_type="text/event-stream"
         )
 
     return app
+
+
+def _ending_at(loaded: LoadedModel, stops: frozenset[int]) -> LoadedModel:
+    return replace(loaded, stop_token_ids=stops | {loaded.tokenizer.eos_token_id})
+
+
+def _refusal(body: StandInRequest, *, name: str, max_positions: int) -> Response | None:
+    if body.model != name:
+        return _error(404, message=f"The model `{body.model}` does not exist.", kind="NotFoundError")
+    if len(body.prompt) + body.max_tokens > max_positions:
+        message = f"This model's maximum context length is {max_positions} tokens."
+        return _error(400, message=message, kind="BadRequestError")
+    if not (body.stream and body.return_tokens_as_token_ids and body.logprobs is not None):
+        return _error(400, message="The stand-in streams token ids with logprobs.", kind="BadRequestError")
+    return None
 
 
 async def _events(body: StandInRequest, *, model: LoadedModel, scheduler: Scheduler) -> AsyncIterator[bytes]:

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class VllmBackend:
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(None, connect=5.0), trust_env=False)
-        self._run(self._drop_unwanted())
+        self._dropping = self._run(self._drop_unwanted())
 
     def load(self, directory: Path) -> VllmModel:
         """Verify every file, start a vLLM on it, and wait until it serves the release under its id."""
@@ -102,6 +103,7 @@ class VllmBackend:
         """Tell everybody who waits, and stop the thread. The processes end with their models."""
         self._is_closing.set()
         self._run(self._end()).result(timeout=30)
+        self._dropping.result(timeout=30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -143,9 +145,12 @@ class VllmBackend:
     async def _begin(self, work: Work) -> None:
         task = asyncio.get_running_loop().create_task(self._answer(work))
         self._tasks[id(work)] = task
-        # The task holds the work, so that its id is its own until then.
-        key = id(work)
-        task.add_done_callback(lambda _task: self._tasks.pop(key, None))
+        task.add_done_callback(partial(self._ended, work))
+
+    def _ended(self, work: Work, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(id(work), None)
+        if task.cancelled() and not work.is_unwanted.is_set():
+            work.put(ServerError("The server is shutting down."))
 
     async def _answer(self, work: Work) -> None:
         assert isinstance(work.loaded, VllmModel)  # noqa: S101 - this backend loads no other
@@ -153,9 +158,6 @@ class VllmBackend:
             async with self._slots:
                 self._running[id(work)] = work
                 await self._follow(work, process=work.loaded.process)
-        except asyncio.CancelledError:
-            if not work.is_unwanted.is_set():
-                work.put(ServerError("The server is shutting down."))
         except httpx.HTTPError as error:
             logger.warning("vLLM failed for %s: %r", work.release_id, error)
             work.put(EngineDown("vLLM does not answer.", remedy="It is started again; try again shortly."))
@@ -179,11 +181,15 @@ class VllmBackend:
 
     async def _drop_unwanted(self) -> None:
         """A client that left while nothing came for it."""
-        while True:
+        while not self._is_closing.is_set():
             await asyncio.sleep(POLL_SECONDS)
-            for key, work in list(self._running.items()):
-                if work.is_unwanted.is_set() and key in self._tasks:
-                    self._tasks[key].cancel()
+            self._cancel_unwanted()
+
+    def _cancel_unwanted(self) -> None:
+        """A function, so that no frame that sleeps holds a request, and with it a model."""
+        for key, work in self._running.items():
+            if work.is_unwanted.is_set() and key in self._tasks:
+                self._tasks[key].cancel()
 
     async def _end(self) -> None:
         tasks = list(self._tasks.values())
