@@ -49,12 +49,14 @@ test-unit:  ## Run the unit tests only
 	@scripts/install.sh dev
 	@$(BIN)/python -m pytest tests -m "not integration and not model and not compose" -q -n auto
 
-lint:  ## ruff, mypy strict, import contracts
+lint:  ## ruff, mypy strict, import contracts, the container files
 	@scripts/install.sh dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/hadolint Dockerfile
+	@TANDEM_HOME=/tmp STACK_UID=10001 STACK_GID=10001 $(BIN)/compose-lint --fail-on medium docker-compose.yml
 
 format:  ## Format the code
 	@$(BIN)/ruff format .
