@@ -25,7 +25,8 @@ from workers.guard import Need, holding
 
 log = logging.getLogger(__name__)
 
-ROW_WAIT_SECONDS, ROW_POLL_SECONDS = 0.1, 0.001
+ROW_WAIT_SECONDS = 1.0
+ROW_POLL_SECONDS = 0.001  # at first, then twice as long each time
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def to_train(context: Context, *, rung_for: str | None = None) -> Iterator[str |
     """Hold this host's training device for the next job and give its id; None where none can begin now.
 
     Why it cannot stands with the host until a job begins. A job is rung before its row is written: where
-    `rung_for` is not there yet and nothing else may begin, it is waited for, a tenth of a second at most.
+    `rung_for` is not there yet and nothing else may begin, it is waited for, a second at most.
     """
     found = _look(context) or _look_again(context, rung_for=rung_for)
     if found is None:
@@ -101,13 +102,14 @@ def _look(context: Context) -> _Next | None:
 
 
 def _look_again(context: Context, *, rung_for: str | None) -> _Next | None:
-    deadline = time.monotonic() + ROW_WAIT_SECONDS
+    deadline, pause = time.monotonic() + ROW_WAIT_SECONDS, ROW_POLL_SECONDS
     while rung_for is not None:
         is_last = _is_written(context, rung_for) or time.monotonic() > deadline
         found = _look(context)
         if found is not None or is_last:
             return found
-        time.sleep(ROW_POLL_SECONDS)
+        time.sleep(pause)
+        pause *= 2
     return None
 
 

@@ -22,7 +22,7 @@ from trainer.config.job import check_hyperparameters
 from trainer.config.pinned import Pinned, profile_named
 from workers import intake
 
-BELL_LEAD_SECONDS = 0.05  # half of what a worker waits for a row that it was rung for
+BELL_LEAD_SECONDS = 0.5  # half of what a worker waits for a row that it was rung for
 
 
 def submit(
