@@ -17,6 +17,7 @@ from trainer.config.job import JobConfig
 from trainer.config.locked import check_locked
 from trainer.config.pinned import profile_named
 from trainer.control import Control, FlagControl, Request
+from trainer.core.adapters import add_adapter
 from trainer.core.batching import BatchPlan
 from trainer.core.chat import ChatEncoder
 from trainer.core.checkpoints import Checkpoint, latest_valid, prepare_directory
@@ -123,7 +124,9 @@ class TrainerEngine:
         team = self._team
         inputs = _read_inputs(config, device=device, warn=self._warn, team=team)
         found = team.from_first(lambda: self._find_checkpoint(config, digest=inputs.digest))
-        source = config.model.path if found is None else found.path
+        # Where adapters learn, a checkpoint's weights are merged: the parent's own are needed.
+        is_parent = found is None or config.hyperparameters.adapter is not None
+        source = config.model.path if is_parent or found is None else found.path
         # Sharding moves a model to its device layer by layer: one that does not fit there whole will do.
         home = torch.device("cpu") if is_sharded(config.environment.parallel, team=team) else device
         model = load_model(source, device=home, tokenizer=inputs.tokenizer)
@@ -269,6 +272,9 @@ def _make_run(
         use_packed_attention(model)
     if wants_gradient_checkpointing(config.environment.gradient_checkpointing, device=device):
         checkpoint_gradients(model)
+    if hyperparameters.adapter is not None:
+        _refuse_shards(config, team=team)
+        add_adapter(model, settings=hyperparameters.adapter, seed=hyperparameters.seed, dtype=inputs.dtype)
     exchange = exchange_for(model, parallel=config.environment.parallel, team=team, device=device)
     optimizer = make_optimizer(model, hyperparameters=hyperparameters)
     runner = StepRunner(
@@ -307,9 +313,19 @@ def _make_run(
     )
 
 
+def _refuse_shards(config: JobConfig, *, team: Team) -> None:
+    if is_sharded(config.environment.parallel, team=team):
+        raise ConfigError(
+            "environment.parallel = 'fsdp' does not go with an adapter.",
+            field="environment.parallel",
+            value="fsdp",
+            remedy="Use ddp: what an adapter adds to the weights is small.",
+        )
+
+
 def _occupied(config: JobConfig, *, found: Checkpoint) -> ConfigError:
     before = found.manifest.config.get("hyperparameters")
-    after = config.hyperparameters.model_dump(mode="json")
+    after = config.hyperparameters.as_json()
     changed = [
         name for name, value in after.items() if isinstance(before, dict) and before.get(name) != value
     ]

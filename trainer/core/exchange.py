@@ -11,7 +11,7 @@ it is computed, so that every process must compute as often as every other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,7 @@ from trainer.core.parallel import Team
 from trainer.errors import OutOfMemory
 
 EMPTY = torch.empty(0)
+BUCKET_VALUES = 1 << 25  # 128 MB of float32: beyond that a message is no faster
 
 
 class Exchange(Protocol):
@@ -77,17 +78,17 @@ class Replicas:
         loss.backward()
 
     def add_up(self) -> None:
-        """All at once: they queue behind one another. A process without rows adds zeros."""
+        """In few large messages. A process without rows adds zeros."""
         if self._team.size == 1:
             return
-        sums = []
-        for parameter in self._model.parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                sums.append(dist.all_reduce(parameter.grad, async_op=True))
-        for one in sums:
-            one.wait()
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        for bucket in _buckets(trained):
+            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in bucket]
+            message = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(message)
+            sums = message.split([gradient.numel() for gradient in gradients])
+            for parameter, total in zip(bucket, sums, strict=True):
+                parameter.grad = total.view_as(parameter)
 
 
 class Shards:
@@ -194,6 +195,17 @@ def put_together(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tens
         value = whole(tensor.detach())
         found[id(tensor)] = value if not isinstance(tensor, DTensor) else value.cpu() if keep else EMPTY
     return {name: found[id(tensor)] for name, tensor in tensors.items()}
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Consecutive ones, each bucket of at most `BUCKET_VALUES` numbers or a single parameter."""
+    bucket: list[nn.Parameter] = []
+    for parameter in parameters:
+        if bucket and sum(one.numel() for one in (*bucket, parameter)) > BUCKET_VALUES:
+            yield bucket
+            bucket = []
+        bucket.append(parameter)
+    yield bucket
 
 
 def _out_of_memory(direction: str) -> OutOfMemory:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trainer.config.job import JobConfig
+from trainer.core.adapters import merged_state
 from trainer.core.batching import BatchPlan
 from trainer.core.checkpoints import (
     Checkpoint,
@@ -69,7 +70,7 @@ def run_digest(
     that a run may go on where other hardware is free.
     """
     parts = {
-        "hyperparameters": config.hyperparameters.model_dump(mode="json"),
+        "hyperparameters": config.hyperparameters.as_json(),
         "data": data_digest,
         "parent": parent_sha256,
         "dtype": str(dtype),
@@ -209,6 +210,8 @@ class Run:
         """Everything is taken now, the tensors themselves or copies; calling it writes."""
         is_first, trace, step = self.team.is_first, self.trace, self.step
         weights = put_together(self.model.state_dict(keep_vars=True), keep=is_first)
+        if self.config.hyperparameters.adapter is not None:
+            weights = merged_state(self.model, state=weights)
         tensors = put_together(self._tensors(), keep=is_first)
         if copies:
             weights, tensors = copied(weights, dtype=self.dtype), copied(tensors)
@@ -273,14 +276,15 @@ class Run:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = optimizer_tensors(self.optimizer, model=self.model)
-        if self.dtype == torch.float32:
-            return tensors
-        weights = {f"{WEIGHTS_PREFIX}{name}": value.detach() for name, value in self.model.named_parameters()}
-        return {**tensors, **weights}
+        return {**tensors, **{f"{WEIGHTS_PREFIX}{name}": value for name, value in self._lost().items()}}
+
+    def _lost(self) -> dict[str, Tensor]:
+        """What was learnt and cannot be had back from a checkpoint's model: it is rounded, or merged."""
+        if self.dtype == torch.float32 and self.config.hyperparameters.adapter is None:
+            return {}
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     def _restore_weights(self, tensors: dict[str, Tensor]) -> None:
-        if self.dtype == torch.float32:
-            return
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in self._lost().items():
                 parameter.copy_(parted_like(tensors[f"{WEIGHTS_PREFIX}{name}"], parameter=parameter))

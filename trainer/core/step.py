@@ -148,10 +148,11 @@ class StepRunner:
         self, parts: list[Indices], batches: list[Batch], *, indices: Indices
     ) -> Iterator[tuple[Indices, Batch, int]]:
         """Parts with their batches, each of weight 1, then what others wait for: one row of weight 0."""
+        num_parts = self._exchange.num_parts(len(parts))  # agreed before any of them begins
         for part, batch in zip(parts, batches, strict=True):
             yield part, batch, 1
         shortest = indices[-1:]
-        for _ in range(self._exchange.num_parts(len(parts)) - len(parts)):
+        for _ in range(num_parts - len(parts)):
             yield shortest, self._collate(shortest), 0
 
     def _try_part(self, batch: Batch, *, weight: int, num_answers: int) -> tuple[torch.Tensor | None, bool]:
