@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from trainer import cross_entropy as policy
 from trainer.config.hyperparameters import Hyperparameters
+from trainer.core import cross_entropy
 from trainer.core import loss as losses
 from trainer.core import step as steps
 from trainer.core.data import TokenizedDataset
@@ -93,6 +95,28 @@ def test_the_gradient_of_a_split_batch_is_that_of_the_whole(
     whole = gradients(make_runner(max_grad_norm=1e9), model, indices, monkeypatch)
     limit_rows(num_rows)
     split = gradients(make_runner(max_grad_norm=1e9), model, indices, monkeypatch)
+    for expected, gradient in zip(whole, split, strict=True):
+        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_memory_that_runs_out_in_a_later_chunk_leaves_nothing_of_the_first_try(
+    make_runner: MakeRunner, model: Any, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    indices, made = np.arange(8), cross_entropy._to_gradient
+    monkeypatch.setattr(policy, "CHUNK_LOGITS", 5 * model.config.vocab_size)
+    num_chunks = [0]
+
+    def fail_at_the_third_chunk(logits: torch.Tensor, *, targets: torch.Tensor) -> torch.Tensor:
+        num_chunks[0] += 1
+        if num_chunks[0] == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return made(logits, targets=targets)
+
+    whole = gradients(make_runner(max_grad_norm=1e9), model, indices, monkeypatch)
+    monkeypatch.setattr(cross_entropy, "_to_gradient", fail_at_the_third_chunk)
+    split = gradients(make_runner(max_grad_norm=1e9), model, indices, monkeypatch)
+    assert len(warnings) == 1
+    assert num_chunks[0] > 6
     for expected, gradient in zip(whole, split, strict=True):
         torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
 
