@@ -146,7 +146,8 @@ class TrainingRun:
             return
         alert = self._watch.note_divergence(failed.message, step=0 if progress is None else progress.step)
         if progress is not None:
-            self._progress = progress.changed(alerts=(*progress.alerts, alert))
+            others = tuple(one for one in progress.alerts if one.kind != alert.kind)
+            self._progress = progress.changed(alerts=(*others, alert))
 
     def _catch_up(self, finished: Finished) -> None:
         """The last report may be older than the end: a resumed run may have had no step left to take."""

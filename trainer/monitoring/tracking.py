@@ -19,7 +19,8 @@ from typing import Self
 from registry.progress import MicroEvaluation
 from trainer.config.job import JobConfig
 from trainer.messages import ChildMessage, Progress, Started, Warned
-from trainer.monitoring.tools import ReportedRun, Settings, Tracker, make_trackers
+from trainer.monitoring.seam import ReportedRun, Settings, Tracker
+from trainer.monitoring.tools import make_trackers
 
 MAX_WAITING = 1000
 FINISH_SECONDS = 30.0  # a worker that must stop gives a trainer 60 to save and end

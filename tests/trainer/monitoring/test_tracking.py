@@ -17,7 +17,8 @@ from trainer.core.engine import TrainerEngine
 from trainer.errors import ConfigError, Diverged
 from trainer.messages import ChildMessage, Finished, Progress, Started, Warned
 from trainer.monitoring import tools, tracking
-from trainer.monitoring.tools import ReportedRun, Tracker, make_trackers
+from trainer.monitoring.seam import ReportedRun, Tracker
+from trainer.monitoring.tools import make_trackers
 from trainer.monitoring.tracking import Tracking
 from trainer.testing import ScriptedControl
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from trainer.monitoring.tools import ReportedRun
+from trainer.monitoring.seam import ReportedRun
 
 EXPERIMENT = "tandem"
 TAG = "tandem_run"
