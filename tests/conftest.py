@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-RUN_A_MODEL = (HERE / "inference", HERE / "trainer", HERE / "benchmarks" / "test_lab.py")
+RUN_A_MODEL = (
+    HERE / "inference",
+    HERE / "trainer",
+    HERE / "benchmarks" / "test_lab.py",
+    HERE / "tasks" / "test_unusable_material.py",
+)
 LOADS_TORCH = (*RUN_A_MODEL, HERE / "integration")
 
 

@@ -153,7 +153,8 @@ def _verdicts(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[
             continue
         failed = _failed_evaluation(tx, checkpoint=checkpoint, suite=suite)
         if failed is not None:
-            _say_unknown(tx, evaluation=failed)
+            reason = f"Its evaluation has no result: {failed.problem}"
+            _say_unknown(tx, evaluation=failed, why="unanswered", reason=reason)
             continue
         evaluation = lineage.answered_evaluation(tx, checkpoint_id=checkpoint.id, suite_id=suite.id)
         if evaluation is None:
@@ -168,7 +169,9 @@ def _check(
     tx: Transaction, *, checkpoint: Checkpoint, evaluation: Evaluation, suite: Suite, settings: Settings
 ) -> Iterator[Message]:
     anchor = _anchor(tx, suite=suite)
-    if anchor is None:  # the base model's own evaluation is on its way
+    if anchor is None:
+        if reason := _why_no_anchor(tx, suite=suite):
+            _say_unknown(tx, evaluation=evaluation, why="no anchor", reason=reason)
         return
     retry = settings.evaluation.retry_after_seconds
     if not asks.is_due(tx, kind="verdict", subject_id=evaluation.id, retry_after_seconds=retry):
@@ -224,6 +227,15 @@ def _anchor(tx: Transaction, *, suite: Suite) -> Evaluation | None:
     return None
 
 
+def _why_no_anchor(tx: Transaction, *, suite: Suite) -> str:
+    """Why nothing can be compared with; empty while the base model's own evaluation is on its way."""
+    base = lineage.base_checkpoint(tx)
+    if base is None:
+        return "There is no base model to compare it with: `tandem checkpoint import --as-base` brings one."
+    failed = _failed_evaluation(tx, checkpoint=base, suite=suite)
+    return "" if failed is None else f"The base model's evaluation has no result: {failed.problem}"
+
+
 def _evidence(tx: Transaction, *, evaluation: Evaluation) -> Evidence:
     return Evidence(
         checkpoint_id=evaluation.checkpoint_id,
@@ -240,17 +252,17 @@ def _failed_evaluation(tx: Transaction, *, checkpoint: Checkpoint, suite: Suite)
     return failed[0] if failed else None
 
 
-def _say_unknown(tx: Transaction, *, evaluation: Evaluation) -> None:
+def _say_unknown(tx: Transaction, *, evaluation: Evaluation, why: str, reason: str) -> None:
     verdict = Verdict(
         # Its own name: an answer that comes late may still be judged.
-        id=id_of("verdict", evaluation.id, "unanswered"),
+        id=id_of("verdict", evaluation.id, why),
         checkpoint_id=evaluation.checkpoint_id,
         suite_id=evaluation.suite_id,
         evaluation_id=evaluation.id,
         baseline_checkpoint_id=None,
         baseline_evaluation_id=None,
         outcome=Outcome.UNKNOWN,
-        reasons=(f"Its evaluation has no result: {evaluation.problem}",),
+        reasons=(reason,),
         num_pairs=0,
         decided_at=tx.now,
     )

@@ -241,6 +241,30 @@ def test_an_evaluation_with_a_problem_means_unknown(
     assert base.id
 
 
+def test_a_base_model_that_cannot_be_evaluated_makes_candidates_unknown_until_it_can(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    candidate = add_candidate(registry)
+    requests = {
+        message.request.checkpoint_id: message.request
+        for message in ask(registry, settings)
+        if isinstance(message.request, EvaluationRequest)
+    }
+    answer(registry, requests[candidate])
+    answer(registry, requests[base.id], problem="its tokenizer is missing")
+    for _ in range(2):
+        ask(registry, settings)
+    with registry.reading() as tx:
+        (verdict,) = tx.find(Verdict, checkpoint_id=candidate)
+        assert tx.get(Checkpoint, candidate).state is CheckpointState.CANDIDATE
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert verdict.reasons == ("The base model's evaluation has no result: its tokenizer is missing",)
+    answer(registry, requests[base.id])
+    # One look may accept the base model, the next compares with it.
+    owed_now = [message.task for _ in range(2) for message in ask(registry, settings)]
+    assert owed_now.count("regression.check") == 1
+
+
 def test_an_answer_that_comes_after_it_was_given_up_is_judged_all_the_same(
     registry: Registry, settings: Settings, base: Checkpoint
 ) -> None:
