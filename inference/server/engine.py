@@ -32,6 +32,7 @@ from registry.rows import ChatMessage
 from registry.serving import ReleaseInfo, ReleaseTraffic, RunningReply, ServerHealth
 
 HOLD_PAUSE_SECONDS = 0.02
+_GONE = "The process that ran the release is gone; the next request starts it again."
 
 
 class Engine:
@@ -120,7 +121,7 @@ class Engine:
             loaded_at=None if active is None else active.loaded_at,
             loading_release_id=swap.loading_id,
             step=swap.step,
-            problem=swap.problem,
+            problem=swap.problem or (_GONE if swap.status == "error" else ""),
             traffic=None if active is None else _traffic(active),
             num_requests=self._num_requests,
             num_errors=self._num_errors,

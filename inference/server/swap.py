@@ -135,9 +135,10 @@ class Swap:
             self._is_restoring = False
 
     def _revive(self, release_id: str) -> None:
-        logger.error("what ran %s is gone; it is loaded again", release_id)
         try:
-            self._serve_untried(release_id)
+            if self.active is None:  # else another took its place meanwhile
+                logger.error("what ran %s is gone; it is loaded again", release_id)
+                self._serve_untried(release_id)
         except Exception as error:
             self.problem = str(error)
             logger.exception("%s cannot be loaded again", release_id)

@@ -88,7 +88,7 @@ def ask(client: TestClient, **fields: object) -> Any:
 
 
 def serve(config: ServerConfig) -> Any:
-    return TestClient(make_app(config), raise_server_exceptions=False)
+    return TestClient(make_app(config), base_url="http://127.0.0.1", raise_server_exceptions=False)
 
 
 def test_the_server_answers_with_the_map_of_the_release_at_every_door(config: ServerConfig) -> None:
