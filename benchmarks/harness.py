@@ -22,14 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from benchmarks.support.models import talkative_model
 from inference.batches import BatchLimits
 from inference.lm_eval_model import TandemLM
-from inference.model import LoadedModel, load_model
-from inference.testing import build_sealed_tiny_model, make_talkative
+from inference.model import LoadedModel
 
 VOCABULARIES = (None, 151_936)
 BATCH_ROWS = 8
@@ -62,7 +61,7 @@ def main() -> int:
     is_same = True
     for vocabulary in VOCABULARIES:
         with tempfile.TemporaryDirectory() as directory:
-            loaded = _model(Path(directory), vocabulary=vocabulary, num_threads=options.threads)
+            loaded = talkative_model(Path(directory), vocabulary=vocabulary, num_threads=options.threads)
             is_same = _compare(loaded, options=options) and is_same
     return 0 if is_same else 1
 
@@ -73,34 +72,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
-
-
-def _model(directory: Path, *, vocabulary: int | None, num_threads: int) -> LoadedModel:
-    loaded = load_model(build_sealed_tiny_model(directory / "model"), device="cpu", num_threads=num_threads)
-    make_talkative(loaded)
-    if vocabulary is not None:
-        with torch.no_grad():
-            _widen(loaded.model, vocabulary=vocabulary)
-    return loaded
-
-
-def _widen(model: Any, *, vocabulary: int) -> None:
-    """More tokens that never come: the cost of a large vocabulary, with the same answers."""
-    for get, put in (
-        (model.get_input_embeddings, model.set_input_embeddings),
-        (model.get_output_embeddings, model.set_output_embeddings),
-    ):
-        old = get().weight
-        new = torch.zeros(vocabulary, old.shape[1])
-        new[: len(old)] = old
-        layer: Any = (
-            torch.nn.Embedding(vocabulary, old.shape[1], _weight=new)
-            if get == model.get_input_embeddings
-            else torch.nn.Linear(old.shape[1], vocabulary, bias=False)
-        )
-        layer.weight = torch.nn.Parameter(new, requires_grad=False)
-        put(layer)
-    model.config.vocab_size = vocabulary
 
 
 def _compare(loaded: LoadedModel, *, options: argparse.Namespace) -> bool:

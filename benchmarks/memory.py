@@ -11,7 +11,7 @@ the constant part cannot hide an error.
 from __future__ import annotations
 
 import argparse
-import itertools
+import ctypes
 import json
 import subprocess
 import sys
@@ -48,17 +48,21 @@ class Point(BaseModel):
     checkpoints: bool = False
 
 
+CHECKPOINTED: dict[str, Any] = {"checkpoints": True}
+HALF: dict[str, Any] = {"arithmetic": "bfloat16"}
 GRID = [
     Point(hidden=hidden, layers=layers, vocabulary=vocabulary, rows=rows, length=length, **mode)
-    for (hidden, layers, rows, length), vocabulary, mode in itertools.product(
-        ((192, 3, 4, 512), (320, 6, 12, 256)),
-        (2_000, 20_000),
-        (
-            {},
-            {"checkpoints": True},
-            {"arithmetic": "bfloat16"},
-            {"arithmetic": "bfloat16", "checkpoints": True},
-        ),
+    for hidden, layers, vocabulary, rows, length, mode in (
+        (64, 2, 151_936, 4, 128, {}),
+        (192, 3, 2_000, 4, 512, {}),
+        (192, 3, 2_000, 4, 512, CHECKPOINTED),
+        (320, 6, 20_000, 6, 128, {}),
+        (320, 6, 20_000, 6, 128, CHECKPOINTED),
+        (128, 4, 151_936, 2, 128, CHECKPOINTED),
+        (192, 3, 2_000, 4, 512, HALF),
+        (64, 2, 151_936, 4, 128, HALF),
+        (192, 3, 2_000, 2, 128, {}),
+        (320, 6, 20_000, 6, 128, {**HALF, **CHECKPOINTED}),
     )
 ]
 WARM_UP = {"hidden": 64, "layers": 1, "vocabulary": 200, "rows": 1, "length": 16}
@@ -106,8 +110,9 @@ def measure(point: Point) -> dict[str, int]:
         # What libraries load or set up at first use is no part of a step.
         _train(_material(Path(name) / "small", point=point.model_copy(update=WARM_UP)))
         job, memory = _material(Path(name) / "real", point=point)
-        baseline = _resident_bytes()
-        with _watched() as seen:
+        trim_heap()
+        baseline = resident_bytes()
+        with watched() as seen:
             _train((job, memory))
         return {
             "predicted_bytes": memory.peak - memory.runtime,
@@ -123,7 +128,7 @@ def _train(material: tuple[JobConfig, TrainingMemory]) -> None:
 
 
 def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemory]:
-    _build(directory / "model", point=point)
+    build(directory / "model", point=point)
     row = {"prompt": "a" * PROMPT_CHARACTERS, "completion": "b" * point.length}
     (directory / "rows.jsonl").write_text((json.dumps(row) + "\n") * point.rows * NUM_STEPS)
     length, num_answers = _lengths(directory)
@@ -154,7 +159,8 @@ def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemo
     return check_job(job), memory
 
 
-def _build(directory: Path, *, point: Point) -> None:
+def build(directory: Path, *, point: Point) -> None:
+    """An untrained Qwen3 of a point's sizes, with the tiny tokenizer."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from inference.tiny import build_tiny_tokenizer
@@ -185,13 +191,13 @@ def _lengths(directory: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _watched() -> Iterator[list[int]]:
+def watched() -> Iterator[list[int]]:
     """What was resident at each look, inside this block."""
-    seen, done = [_resident_bytes()], threading.Event()
+    seen, done = [resident_bytes()], threading.Event()
 
     def look() -> None:
         while not done.wait(LOOK_SECONDS):
-            seen.append(_resident_bytes())
+            seen.append(resident_bytes())
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -202,7 +208,13 @@ def _watched() -> Iterator[list[int]]:
         thread.join()
 
 
-def _resident_bytes() -> int:
+def trim_heap() -> None:
+    """Give free pages of the C library's heap back: else the first tensors hide in what the warm-up left."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    """Anonymous memory of this process that is resident."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024

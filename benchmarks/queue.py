@@ -4,10 +4,13 @@ A job of tandem goes the product's own way: the handler of `training.submit` (al
 copying the file) writes the row and rings; a real worker runs the handler of `training.run`, which asks for
 the device, claims under a lease, writes the job file, and has started when the trainer would be spawned. The
 trainer is replaced by one that finishes at once; its job is marked succeeded by the product's code. A job of
-bare Celery is a message; it has started at the first line of its task. Both workers are prefork with one
+bare Celery is a message; it has started at the first line of its task. All workers are prefork with one
 process. Time runs from before the submission.
 
-- paced: one job at a time to an idle worker. Blocks of the two alternate, so that a drift favours neither.
+Bare Celery loses a second of messages at a power cut, and tandem none. So it runs again, as `durable`:
+Redis syncs its log before it answers, and a message is acknowledged when its work is done.
+
+- paced: one job at a time to an idle worker. Blocks alternate, so that a drift favours nobody.
 - burst: as fast as one caller can submit them; times are then those of the backlog.
 
 The registry holds so many finished jobs beforehand, ended long ago. The jobs are shared out among the
@@ -29,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -62,6 +65,12 @@ NUM_WARM_UP = 20
 WAIT_SECONDS = 60
 IDLE_SECONDS = (0.01, 0.03)
 P50, P99 = 0.5, 0.99
+# name, module, queues
+WORKERS = (
+    (bare.NAME, "bare_worker", bare.NAME),
+    (bare.DURABLE, "bare_worker", bare.DURABLE),
+    (idle_trainer.NAME, "idle_trainer", "high,normal,low"),
+)
 
 
 @dataclass
@@ -84,6 +93,7 @@ class Contender:
 
     name: str
     submit: Callable[[int], str]
+    fsync: str = "everysec"
     paced: list[Sample] = field(default_factory=list)
     burst: list[Sample] = field(default_factory=list)
     drained: list[Sample] = field(default_factory=list)
@@ -138,21 +148,13 @@ def _start(stack: ExitStack, *, database: str, num_finished: int) -> tuple[list[
     context = open_context(settings)
     stack.callback(context.registry.engine.dispose)
     _fill(context, num_finished=num_finished)
-    for module, queues in (("bare_worker", bare.NAME), ("idle_trainer", "high,normal,low")):
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            f"benchmarks.support.{module}",
-            "worker",
-            "-Q",
-            queues,
-        ]
-        command += ["-c", "1", "-n", f"{module}@%h", "--without-gossip", "--without-mingle"]
-        stack.enter_context(_process(command, log=log))
+    for name, module, queues in WORKERS:
+        command = [sys.executable, "-m", "celery", "-A", f"benchmarks.support.{module}", "worker"]
+        command += ["-Q", queues, "-c", "1", "-n", f"{name}@%h", "--without-gossip", "--without-mingle"]
+        stack.enter_context(_process(command, log=log, environment={bare.CONTENDER: name}))
     contenders = [
-        Contender(bare.NAME, _bare_submit),
+        Contender(bare.NAME, _bare_submit(bare.NAME)),
+        Contender(bare.DURABLE, _bare_submit(bare.DURABLE), fsync="always"),
         Contender(idle_trainer.NAME, _tandem_submit(context)),
     ]
     return contenders, client
@@ -197,9 +199,12 @@ def _write_model(settings: Settings) -> Path:
     return directory
 
 
-def _bare_submit(number: int) -> str:
-    bare.app.send_task("bare.work", args=[str(number)], ignore_result=True)
-    return str(number)
+def _bare_submit(queue: str) -> Callable[[int], str]:
+    def submit(number: int) -> str:
+        bare.app.send_task("bare.work", args=[str(number)], ignore_result=True, queue=queue)
+        return str(number)
+
+    return submit
 
 
 def _tandem_submit(context: Context) -> Callable[[int], str]:
@@ -237,6 +242,7 @@ def _measure(contenders: Sequence[Contender], *, client: Redis, num_jobs: int, r
 
 
 def _paced(contender: Contender, *, num_jobs: int, client: Redis, sample: Sample) -> None:
+    client.config_set("appendfsync", contender.fsync)
     draw = random.Random(0)
     for number in range(num_jobs):
         began = time.monotonic()
@@ -252,6 +258,7 @@ def _paced(contender: Contender, *, num_jobs: int, client: Redis, sample: Sample
 
 
 def _burst(contender: Contender, *, num_jobs: int, client: Redis) -> None:
+    client.config_set("appendfsync", contender.fsync)
     began = time.monotonic()
     submitted: dict[str, float] = {}
     for number in range(num_jobs):
@@ -290,10 +297,12 @@ def _print(contenders: Sequence[Contender], *, database: str, num_finished: int)
         print(f"{contender.name:7}{'paced':>14}{paced}   one after another {_rates(contender.paced)}")
         print(f"{'':7}{'burst':>14}{burst}   submitted {_rates(contender.burst)}", end=", ")
         print(f"done {_rates(contender.drained)}")
-    for regime in ("paced", "burst"):
-        one, other = (getattr(contender, regime) for contender in contenders)
-        ratios = ", ".join(_ratio(one, other, share=share) for share in (P50, P99))
-        print(f"tandem / bare, {regime}: {ratios}", flush=True)
+    ours = contenders[-1]
+    for theirs in contenders[:-1]:
+        for regime in ("paced", "burst"):
+            one, other = getattr(theirs, regime), getattr(ours, regime)
+            ratios = ", ".join(_ratio(one, other, share=share) for share in (P50, P99))
+            print(f"{ours.name} / {theirs.name}, {regime}: {ratios}", flush=True)
 
 
 def _times(samples: Sequence[Sample]) -> str:
@@ -317,8 +326,10 @@ def _together(samples: Sequence[Sample]) -> Sample:
 
 
 @contextmanager
-def _process(command: Sequence[str], *, log: Any) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=log, stderr=log)
+def _process(
+    command: Sequence[str], *, log: Any, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(environment or {})})
     try:
         yield
     finally:

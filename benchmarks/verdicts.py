@@ -2,8 +2,9 @@
 
 Half of the models are twins: the same training with its last part in another order, so harmless as far as
 their truth says so. Into each twin a fault is planted (weight noise, a ruined layer, a forgotten tag, a wrong
-tokenizer, truncated training), sized from +5 % to +100 %. Into every third one tag alone is made to be
-forgotten, a slice of 10 % of the suite. Some have a weight that is not a number.
+tokenizer, truncated training), sized from +5 % to +100 %. Into every second one tag alone is made to be
+forgotten, a slice of 10 % of the suite, so far that its loss a little more than doubles: much more, and the
+whole would show it. Into some it is forgotten by less. Some have a weight that is not a number.
 
 Truth is the relative increase of the mean loss over a pool of rows, six times as large as the suite and
 without a row in common with it, against the baseline's on the same rows. The monitor sees the suite alone, by
@@ -70,7 +71,9 @@ SETTINGS = GenerationSettings(max_new_tokens=7)
 LIMITS = RegressionLimits()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SMALLEST, LARGEST = 0.05, 1.00
-SMALLEST_SLICE, LARGEST_SLICE = 0.70, 1.60
+# Of a tag that is to be forgotten, and of one that is to be forgotten by less.
+FORGOTTEN_SLICES, SMALLER_SLICES = (1.05, 1.35), (0.50, 1.00)
+FORGOTTEN_EVERY, SMALLER_EVERY, NOT_A_NUMBER_EVERY = 2, 10, 20
 CUT_EVERY = 15
 NAIVE_ROWS = 50
 
@@ -171,16 +174,24 @@ def _typical_branch(lab: Lab, trunk: Weights, *, seed: int) -> Weights:
 def _tasks(num_models: int) -> list[list[Task]]:
     """A twin and what is planted in it, by number, so that a twin is trained once."""
     kinds, sizes = list(KINDS), _sizes(num_models, low=SMALLEST, high=LARGEST)
-    slice_sizes = _sizes(-(-num_models // 3), low=SMALLEST_SLICE, high=LARGEST_SLICE)
+    slices = {
+        **_slice_sizes(range(0, num_models, FORGOTTEN_EVERY), bounds=FORGOTTEN_SLICES),
+        **_slice_sizes(range(1, num_models, SMALLER_EVERY), bounds=SMALLER_SLICES),
+    }
     groups = []
     for number in range(num_models):
         group = [Task(number, TWIN), Task(number, kinds[number % len(kinds)], target=sizes[number])]
-        if number % 3 == 0:
-            group.append(Task(number, SLICE, target=slice_sizes[number // 3]))
-        if number % 20 == 0:
+        if number in slices:
+            group.append(Task(number, SLICE, target=slices[number]))
+        if number % NOT_A_NUMBER_EVERY == 0:
             group.append(Task(number, NOT_A_NUMBER))
         groups.append(group)
     return groups
+
+
+def _slice_sizes(numbers: range, *, bounds: tuple[float, float]) -> dict[int, float]:
+    sizes = _sizes(len(numbers), low=bounds[0], high=bounds[1])
+    return dict(zip(numbers, sizes, strict=True))
 
 
 def _sizes(num: int, *, low: float, high: float) -> list[float]:
@@ -252,7 +263,7 @@ def _plant(bench: Bench, task: Task, *, start: Start) -> Planted:
 
 
 def _tag_of(task: Task) -> str:
-    return TAGS[task.number // 3 % len(TAGS)]
+    return TAGS[task.number // FORGOTTEN_EVERY % len(TAGS)]
 
 
 def _verdict(bench: Bench, answers: tuple[ExampleResult, ...], *, seed: int) -> Outcome:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.errors import SettingsError
+from registry.states import Priority
 
 SECRET_MODE = 0o600
 PRIVATE_DIRECTORY_MODE = 0o700
@@ -20,7 +21,7 @@ class Home:
 
     @property
     def inbox(self) -> Path:
-        """Files dropped here become jobs; `inbox/high`, `inbox/low` set the priority."""
+        """Files dropped here become jobs; `inbox/high`, `inbox/normal`, `inbox/low` set the priority."""
         return self.root / "inbox"
 
     @property
@@ -127,7 +128,7 @@ class Home:
         """Make the directories; `SettingsError` where that is not possible."""
         private = (self.run, self.secrets)
         public = (
-            self.inbox,
+            *(self.inbox / priority for priority in Priority),
             self.control,
             self.refused,
             self.datasets,

@@ -18,8 +18,13 @@ SETTING_OF: Mapping[str, str] = {
     "output.num_checkpoints": "training.num_checkpoints",
     "environment.device": "training.device",
     "environment.num_threads": "training.num_threads",
+    "environment.cross_entropy": "training.cross_entropy",
     "monitoring.report_every_seconds": "training.report_every_seconds",
     "monitoring.record_rows": "training.record_rows",
+    "monitoring.num_validation_rows": "training.num_validation_rows",
+    "monitoring.validate_every_seconds": "training.validate_every_seconds",
+    "monitoring.max_validation_share": "training.max_validation_share",
+    "monitoring.report_to": "training.report_to",
     "model.path": "training.locked.base_model",
 }
 NESTED = ("hyperparameters", "locked")

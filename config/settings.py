@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
 
 from dotenv import dotenv_values
@@ -26,14 +26,17 @@ from pydantic_settings import (
 from config.errors import SettingsError
 from config.home import Home
 from deploy.config import RemoteSettings
+from inference.server.config import VllmConfig
 from intelligence.contamination import ContaminationLimits
 from intelligence.scores import RankingWeights
+from intelligence.traffic import TrafficLimits
 from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
 from registry.states import Priority
-from trainer.config.job import LockedConfig, Overlong
+from trainer.config.job import LockedConfig, Overlong, Tool
 from trainer.config.legacy import NEW_PLACES
+from trainer.cross_entropy import CrossEntropy
 
 PREFIX = "TANDEM_"
 CONFIG_FILE = "tandem.toml"
@@ -66,6 +69,9 @@ class TrainingSettings(Section):
     queues: tuple[Priority, ...] = tuple(Priority)
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1, description="CPU threads of the trainer")
+    cross_entropy: CrossEntropy = Field(
+        default="auto", description="auto, plain, chunked or liger: how the loss is computed"
+    )
     max_length: int = Field(default=4096, ge=16, description="tokens of a row, chat template included")
     num_checkpoints: int = Field(default=2, ge=1, description="a job, the last one included")
     profile: str = Field(
@@ -76,6 +82,17 @@ class TrainingSettings(Section):
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict, description="defaults of every job")
     report_every_seconds: float = Field(default=1.0, gt=0, le=10)
     record_rows: bool = Field(default=False, description="trace which rows each step learnt from")
+    # 128 rows: an interval of about a tenth of a nat. 2 % is what watching may cost in all.
+    num_validation_rows: int = Field(
+        default=128, ge=8, le=10_000, description="of the active suite: the gap is measured by them"
+    )
+    validate_every_seconds: float = Field(default=30.0, ge=0, description="the gap, at the soonest")
+    max_validation_share: float = Field(
+        default=0.02, ge=0, le=0.5, description="of a run's time for the gap; 0 measures none"
+    )
+    report_to: tuple[Tool, ...] = Field(
+        default=(), description="told a run's numbers too: tensorboard, mlflow, wandb, trackio"
+    )
     max_token_cache_bytes: int = Field(
         default=20_000_000_000, ge=0, description="tokens kept between runs; 0 keeps none"
     )
@@ -116,11 +133,12 @@ class RankingSettings(Section):
 
 
 class DeploymentSettings(Section):
-    """How a release reaches the inference server."""
+    """How a release reaches the inference server, and when its first requests take it back."""
 
     keep_releases: int = Field(default=3, ge=2, description="besides current and previous, never removed")
     probe_prompt: str = Field(default="Spell this word backward (example: sun -> nus): cat", min_length=1)
     timeout_seconds: float = Field(default=120.0, gt=0)
+    traffic: TrafficLimits = TrafficLimits()
 
 
 class ServerSettings(Section):
@@ -128,6 +146,12 @@ class ServerSettings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8765, ge=1, le=65535)
+    engine: Literal["transformers", "vllm"] = "transformers"
+    vllm: VllmConfig = VllmConfig()
+    swap: Literal["auto", "beside", "pause"] = Field(
+        default="auto", description="a new release beside the old, or in its place; auto: by free memory"
+    )
+    max_pause_seconds: float = Field(default=60.0, gt=0, description="a request waits so long for a swap")
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=512, ge=1, description="a request may ask for less")

@@ -23,7 +23,7 @@ from deploy.transfer import check_names
 from deploy.wire import Beat, Slot
 from registry.errors import ManifestError
 from registry.manifests import Manifest, verify, weights_sha256
-from registry.serving import ServerHealth, SetActiveAnswer
+from registry.serving import ReleaseTraffic, ServerHealth, SetActiveAnswer
 
 
 class CopyingCarrier:
@@ -143,6 +143,7 @@ class FakeDoor:
         self.mute: set[str] = set()
         self.slow: set[str] = set()
         self.is_down = False
+        self.traffic: ReleaseTraffic | None = None
         self._target = target
         self._now = now
 
@@ -155,6 +156,7 @@ class FakeDoor:
             weights_sha256=None if self.release_id is None else self._weights(self.release_id),
             loaded_at=None if self.release_id is None else self._now,
             loading_release_id=self.loading_release_id,
+            traffic=self.traffic,
             num_requests=0,
             num_errors=0,
             num_waiting=0,

@@ -149,10 +149,10 @@ class RunningBatch:
                 token_id,
                 logprob,
                 _likeliest(logits[place], count=row.num_likeliest),
-                tempered=tempered[place],
+                tempered=tuple(found),
             )
-            for place, (row, token_id, logprob) in enumerate(
-                zip(self._rows, tokens.tolist(), logprobs.tolist(), strict=True)
+            for place, (row, token_id, logprob, found) in enumerate(
+                zip(self._rows, tokens.tolist(), logprobs.tolist(), tempered.tolist(), strict=True)
             )
         ]
 

@@ -9,6 +9,8 @@ InferenceError
     ├── ReleaseError        the named release is absent, broken, or failed its probe
     ├── NoActiveRelease     nothing is loaded that could answer
     ├── RequestRefused      the request cannot be done, or not by this client
+    ├── ModelFailed         the served model computed no answer
+    ├── EngineDown          the process that runs the model does not answer
     └── Overloaded          too many requests wait already
 """
 
@@ -65,6 +67,14 @@ class RequestRefused(ServerError):
         self.status_code = status_code
         self.code = code
         self.param = param
+
+
+class ModelFailed(ServerError):
+    """The served model computed no answer: its logits were not finite."""
+
+
+class EngineDown(ServerError):
+    """The process that runs the model does not answer."""
 
 
 class Overloaded(ServerError):

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
+from inference.answering import answers
 from inference.batches import DEFAULT_LIMITS, BatchLimits
 from inference.errors import ModelError
-from inference.generation import generate
 from inference.kept import KeptAnswers, Said, question_key
 from inference.model import LoadedModel, load_model
 from inference.prompts import EncodedRow, encode_row
-from inference.scoring import score
+from inference.scoring import too_long
 from registry.errors import DatasetError, ProfileError, TandemError
 from registry.files import sha256_file
 from registry.judging import DEFAULT_SCORER, Judge, Judgement, same_text
@@ -29,7 +29,7 @@ from registry.profiles.base import Profile, expected_answer
 from registry.records import TEMPERATURES, ExampleResult, GenerationSettings
 from registry.rows import ChatRow, read_rows
 
-# So much is lost to a kill at most: a few batches.
+# So much is lost to a kill at most.
 CHUNK_ROWS = 128
 UNUSABLE_WEIGHTS = "the model's weights hold NaN or infinity"
 
@@ -102,30 +102,32 @@ def _ask(
     limits: BatchLimits,
     kept: KeptAnswers | None,
 ) -> dict[str, Said]:
-    """What the model says to each row, by row id; chunk by chunk where it is kept, longest rows first."""
+    """What the model says to each row, by row id; kept as it comes, so many rows at a time."""
     loaded = replace(loaded, confidence_temperatures=TEMPERATURES)
     encoded = {row.content_id: encode_row(loaded, row) for row in rows}
     said = {} if kept is None else {key: one for key, one in kept.load().items() if key in encoded}
-    missing = sorted((key for key in encoded if key not in said), key=lambda key: -len(encoded[key].prompt))
-    size = len(missing) if kept is None else CHUNK_ROWS
-    for start in range(0, len(missing), max(1, size)):
-        keys = missing[start : start + size]
-        chunk = _ask_chunk(loaded, [encoded[key] for key in keys], settings=settings, limits=limits)
-        fresh = dict(zip(keys, chunk, strict=True))
-        if kept is not None:
+    fresh: dict[str, Said] = {}
+    missing = {key: row for key, row in encoded.items() if key not in said}
+    for key, one in _said(loaded, missing, settings=settings, limits=limits):
+        fresh[key] = one
+        if kept is not None and len(fresh) >= CHUNK_ROWS:
             kept.add(fresh)
-        said |= fresh
-    return said
+            said, fresh = said | fresh, {}
+    if kept is not None and fresh:
+        kept.add(fresh)
+    return said | fresh
 
 
-def _ask_chunk(
-    loaded: LoadedModel, rows: Sequence[EncodedRow], *, settings: GenerationSettings, limits: BatchLimits
-) -> list[Said]:
-    scores = score(loaded, rows, limits=limits)
-    fitting = [place for place, row in enumerate(rows) if len(row.prompt) < loaded.max_positions]
-    replies = generate(loaded, [rows[place].prompt for place in fitting], settings=settings, limits=limits)
-    by_place = dict(zip(fitting, replies, strict=True))
-    return [Said(score=scores[place], reply=by_place.get(place)) for place in range(len(rows))]
+def _said(
+    loaded: LoadedModel, rows: Mapping[str, EncodedRow], *, settings: GenerationSettings, limits: BatchLimits
+) -> Iterator[tuple[str, Said]]:
+    """A row whose prompt leaves no position for a reply has none."""
+    fitting = [key for key, row in rows.items() if len(row.prompt) < loaded.max_positions]
+    for key, row in rows.items():
+        if key not in fitting and (unknown := too_long(loaded, row)):
+            yield key, Said(score=unknown, reply=None)
+    for one in answers(loaded, [rows[key] for key in fitting], settings=settings, limits=limits):
+        yield fitting[one.place], Said(score=one.score, reply=one.reply)
 
 
 def _unfit(profile: Profile, row: ChatRow) -> str:

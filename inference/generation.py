@@ -1,4 +1,4 @@
-"""Generate answers: a batch at once, and the reply as it grows token by token."""
+"""A reply as it grows, token by token, and when it ends."""
 
 from __future__ import annotations
 
@@ -7,15 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from inference.batches import DEFAULT_LIMITS, BatchLimits, batches_by_length
-from inference.decoding import DecodeLoop, Step
 from inference.detokenize import ReplyText, decode
 from inference.errors import PromptTooLong
-from inference.model import LoadedModel
+from inference.model import TextModel
 from registry.records import GenerationSettings
 
 FinishReason = Literal["stop", "length", "error"]
 Prompt = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row's next token and the log-probability the model gave it; NaN where the logits were not finite.
+
+    `tempered` are its log-probabilities at the model's `confidence_temperatures`.
+    """
+
+    row: int
+    token_id: int
+    logprob: float
+    tempered: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,31 +49,7 @@ class Generated:
     tempered_logprobs: tuple[float, ...] = ()
 
 
-def generate(
-    loaded: LoadedModel,
-    prompts: Sequence[Prompt],
-    *,
-    settings: GenerationSettings,
-    limits: BatchLimits = DEFAULT_LIMITS,
-) -> list[Generated]:
-    """Answer every prompt (token ids that end where the assistant begins), in their order.
-
-    A reply ends at an end-of-turn token, a stop string, `max_new_tokens` or the model's last position.
-    What a prompt gets does not depend on the batch it is in. Raises `PromptTooLong` and `OutOfMemory`.
-    """
-    budgets = [room_for_reply(loaded, prompt, settings=settings) for prompt in prompts]
-    lengths = [len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True)]
-    replies = [Reply(loaded, max_new_tokens=budget, settings=settings) for budget in budgets]
-    for batch in batches_by_length(lengths, limits=limits):
-        loop = DecodeLoop(loaded, [prompts[index] for index in batch], settings=settings)
-        while loop.rows:
-            for step in loop.step():
-                replies[batch[step.row]].add(step)
-            loop.keep({row for row in loop.rows if replies[batch[row]].finish_reason is None})
-    return [reply.result() for reply in replies]
-
-
-def room_for_reply(loaded: LoadedModel, prompt: Prompt, *, settings: GenerationSettings) -> int:
+def room_for_reply(loaded: TextModel, prompt: Prompt, *, settings: GenerationSettings) -> int:
     """How many tokens a reply may have; `PromptTooLong` if the prompt leaves no position for one."""
     room = loaded.max_positions - len(prompt)
     if room < 1:
@@ -78,7 +65,7 @@ class Reply:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: TextModel,
         *,
         max_new_tokens: int,
         settings: GenerationSettings,

@@ -17,9 +17,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from inference.answering import generate
 from inference.batches import DEFAULT_LIMITS, BatchLimits
 from inference.errors import ModelError
-from inference.generation import generate
 from inference.model import LoadedModel, load_model
 from inference.prompts import EncodedRow
 from inference.scoring import score

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from inference.errors import ModelError, OutOfMemory
 from inference.progress import no_progress_bars
@@ -29,9 +29,9 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt
 _SENTINEL = "tandem"
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model ready to answer, with what every caller needs to know of it.
+@dataclass(frozen=True, kw_only=True)
+class TextModel:
+    """What everybody who asks a model must know of it, wherever its weights lie.
 
     `profile` is the one that it was trained with: it is asked, and its replies are read, in that way.
 
@@ -40,18 +40,29 @@ class LoadedModel:
     probable a reply would be with the logits divided by each of `confidence_temperatures` is told with it.
     """
 
-    model: Any = field(repr=False)
     tokenizer: Any = field(repr=False)
     directory: Path
-    device: torch.device
     weights_sha256: str
     end_of_turn_id: int
     stop_token_ids: frozenset[int]
     pad_token_id: int
     max_positions: int
-    has_finite_weights: bool
     confidence_temperatures: tuple[float, ...] = ()
     profile: Profile = PLAIN
+
+    @property
+    def is_alive(self) -> bool:
+        """False where what runs it is gone."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel(TextModel):
+    """A model in this process, ready to answer."""
+
+    model: Any = field(repr=False)
+    device: torch.device
+    has_finite_weights: bool
 
 
 def load_model(
@@ -81,8 +92,34 @@ def load_model(
     target = _device(device)
     tokenizer = _load_tokenizer(directory)
     model = _load_weights(directory, device=target, dtype=dtype)
-    _check_vocabulary(directory, model=model, tokenizer=tokenizer)
-    return _describe(model, tokenizer=tokenizer, directory=directory, device=target, sha256=sha256)
+    _check_vocabulary(
+        directory, num_embeddings=model.get_input_embeddings().num_embeddings, tokenizer=tokenizer
+    )
+    return LoadedModel(
+        model=model,
+        device=target,
+        has_finite_weights=_has_finite_weights(model),
+        **_description(directory, tokenizer=tokenizer, config=model.config, how=model.generation_config),
+        weights_sha256=sha256,
+    )
+
+
+def load_text_model(directory: Path) -> TextModel:
+    """All of a model directory but its weights, which another process runs; every file is verified.
+
+    Raises `ManifestError`, or `ModelError` for what is not a complete chat model.
+    """
+    sha256 = _verified_weights(directory, verify_files=True)
+    tokenizer = _load_tokenizer(directory)
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        has_how = (directory / "generation_config.json").is_file()
+        how = GenerationConfig.from_pretrained(directory, local_files_only=True) if has_how else None
+    except Exception as error:  # transformers' errors share no root; all mean: not loadable
+        raise ModelError(f"{directory} has an unreadable configuration: {_first_line(error)}") from error
+    _check_vocabulary(directory, num_embeddings=int(config.vocab_size), tokenizer=tokenizer)
+    described = _description(directory, tokenizer=tokenizer, config=config, how=how or config)
+    return TextModel(weights_sha256=sha256, **described)
 
 
 def _verified_weights(directory: Path, *, verify_files: bool) -> str:
@@ -178,8 +215,7 @@ def _check_report(directory: Path, *, report: Mapping[str, Any]) -> None:
             )
 
 
-def _check_vocabulary(directory: Path, *, model: Any, tokenizer: Any) -> None:
-    num_embeddings = model.get_input_embeddings().num_embeddings
+def _check_vocabulary(directory: Path, *, num_embeddings: int, tokenizer: Any) -> None:
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= num_embeddings:
         raise ModelError(
@@ -188,27 +224,20 @@ def _check_vocabulary(directory: Path, *, model: Any, tokenizer: Any) -> None:
         )
 
 
-def _describe(
-    model: Any, *, tokenizer: Any, directory: Path, device: torch.device, sha256: str
-) -> LoadedModel:
+def _description(directory: Path, *, tokenizer: Any, config: Any, how: Any) -> dict[str, Any]:
+    """The fields of a `TextModel` that tokenizer and configurations tell."""
     end_of_turn_id = _end_of_turn_id(directory, tokenizer=tokenizer)
-    stop_token_ids = frozenset(
-        (end_of_turn_id, *_ids(model.generation_config.eos_token_id), *_ids(tokenizer.eos_token_id))
-    )
+    ends = (*_ids(how.eos_token_id), *_ids(tokenizer.eos_token_id))
     pad_token_id = tokenizer.pad_token_id
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        directory=directory,
-        device=device,
-        weights_sha256=sha256,
-        end_of_turn_id=end_of_turn_id,
-        stop_token_ids=stop_token_ids,
-        pad_token_id=end_of_turn_id if pad_token_id is None else pad_token_id,
-        max_positions=int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30),
-        has_finite_weights=_has_finite_weights(model),
-        profile=_trained_profile(directory),
-    )
+    return {
+        "tokenizer": tokenizer,
+        "directory": directory,
+        "end_of_turn_id": end_of_turn_id,
+        "stop_token_ids": frozenset((end_of_turn_id, *ends)),
+        "pad_token_id": end_of_turn_id if pad_token_id is None else pad_token_id,
+        "max_positions": int(getattr(config, "max_position_embeddings", 0) or 1 << 30),
+        "profile": _trained_profile(directory),
+    }
 
 
 def _end_of_turn_id(directory: Path, *, tokenizer: Any) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
-from inference.model import LoadedModel
+from inference.model import TextModel
 from registry.profiles.base import Penalties
 
 # A stop text is looked for in the last tokens of the reply: it is a few characters, at worst one a byte.
@@ -63,7 +63,7 @@ class ProfilePenalties(LogitsProcessor):
                 self._num_at_stop = len(generated)
 
 
-def penalties_for(loaded: LoadedModel, prompt: Sequence[int]) -> ProfilePenalties | None:
+def penalties_for(loaded: TextModel, prompt: Sequence[int]) -> ProfilePenalties | None:
     """The processor of a new sequence; None where the model's profile penalises nothing."""
     profile = loaded.profile
     if profile.penalties is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inference.errors import ModelError
-from inference.model import LoadedModel
+from inference.model import TextModel
 from registry.profiles.base import wrap_prompt, wrap_row
 from registry.rows import ChatMessage, ChatRow
 
@@ -19,7 +19,7 @@ class EncodedRow:
     answer: tuple[int, ...]
 
 
-def encode_prompt(loaded: LoadedModel, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+def encode_prompt(loaded: TextModel, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
     """Token ids of a conversation as the model's profile puts it, opened for the assistant's turn.
 
     Templates with a thinking mode (Qwen3) get it switched off, since the training rows hold answers only.
@@ -37,7 +37,7 @@ def encode_prompt(loaded: LoadedModel, messages: Sequence[ChatMessage]) -> tuple
     return ids
 
 
-def encode_row(loaded: LoadedModel, row: ChatRow) -> EncodedRow:
+def encode_row(loaded: TextModel, row: ChatRow) -> EncodedRow:
     """A row's prompt and its expected answer, tokenized apart, as they are when the model generates.
 
     `ProfileError` for a row that the model's profile has no form for.
@@ -49,12 +49,12 @@ def encode_row(loaded: LoadedModel, row: ChatRow) -> EncodedRow:
     )
 
 
-def encode_text(loaded: LoadedModel, text: str) -> tuple[int, ...]:
+def encode_text(loaded: TextModel, text: str) -> tuple[int, ...]:
     """Token ids of a text as it is, for a model to go on with; `ModelError` for a text of no tokens."""
     if not (ids := _encode(loaded, text)):
         raise ModelError(f"The text {text[:40]!r} has no tokens.")
     return ids
 
 
-def _encode(loaded: LoadedModel, text: str) -> tuple[int, ...]:
+def _encode(loaded: TextModel, text: str) -> tuple[int, ...]:
     return tuple(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -11,6 +12,7 @@ from registry.records import GenerationSettings
 
 # Below it float32 overflows, and logits that differ by a thousandth are drawn once in 20 000 times.
 MIN_TEMPERATURE = 1e-4
+BLOCK_LOGITS = 1 << 18
 
 
 def choose_tokens(
@@ -36,19 +38,17 @@ def is_drawn(settings: GenerationSettings) -> bool:
 
 def tempered_logprobs(
     logits: torch.Tensor, *, tokens: torch.Tensor, temperatures: Sequence[float]
-) -> list[tuple[float, ...]]:
+) -> torch.Tensor:
     """The log-probability of each row's token with its logits divided by each temperature.
 
-    From logits (rows, vocabulary) and tokens (rows,); one temperature after another, so that no more than
-    one copy of the logits is held.
+    (rows, temperatures), from logits (rows, vocabulary) and tokens (rows,); a few rows at a time, so that
+    what is at work stays in a processor's cache and little memory is held.
     """
-    if not temperatures:
-        return [()] * len(tokens)
-    columns = []
-    for temperature in temperatures:
-        scaled = logits / temperature
-        columns.append(scaled.gather(1, tokens[:, None])[:, 0] - scaled.logsumexp(dim=-1))
-    return [tuple(row) for row in torch.stack(columns, dim=1).tolist()]
+    if not temperatures or not len(tokens):
+        return logits.new_empty(len(tokens), len(temperatures))
+    num_rows = max(1, BLOCK_LOGITS // logits.shape[1])
+    blocks = zip(torch.split(logits, num_rows), torch.split(tokens, num_rows), strict=True)
+    return torch.cat([_tempered(part, tokens=chosen, temperatures=temperatures) for part, chosen in blocks])
 
 
 def row_generator(seed: int, *, prompt: Sequence[int]) -> torch.Generator:
@@ -57,6 +57,19 @@ def row_generator(seed: int, *, prompt: Sequence[int]) -> torch.Generator:
     generator = torch.Generator(device="cpu")
     generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return generator
+
+
+def _tempered(logits: torch.Tensor, *, tokens: torch.Tensor, temperatures: Sequence[float]) -> torch.Tensor:
+    """exp(x / T) is the square of exp(x / 2T), which costs a tenth of another exponential."""
+    below = logits - logits.max(dim=-1, keepdim=True).values
+    chosen = below.gather(1, tokens[:, None])[:, 0]
+    columns, powers = {}, dict[float, torch.Tensor]()
+    for temperature in sorted(set(temperatures), reverse=True):
+        double = next((one for one in powers if math.isclose(one, 2 * temperature)), None)
+        power = (below / temperature).exp_() if double is None else powers.pop(double).square_()
+        columns[temperature] = chosen / temperature - power.sum(dim=-1).log()
+        powers[temperature] = power
+    return torch.stack([columns[temperature] for temperature in temperatures], dim=1)
 
 
 def _draw(

@@ -36,7 +36,7 @@ def score(
 
     A row longer than the model's positions, or whose loss is not finite, is unknown. Raises `OutOfMemory`.
     """
-    scores: list[Score | None] = [_too_long(loaded, row) for row in rows]
+    scores: list[Score | None] = [too_long(loaded, row) for row in rows]
     todo = [index for index, known in enumerate(scores) if known is None]
     num_logits = loaded.model.get_input_embeddings().num_embeddings
     alone, groups = group_by_prompt(rows, todo)
@@ -60,7 +60,7 @@ def _fill(scores: list[Score | None], places: Sequence[int], *, found: Sequence[
         scores[place] = result
 
 
-def _too_long(loaded: LoadedModel, row: EncodedRow) -> Score | None:
+def too_long(loaded: LoadedModel, row: EncodedRow) -> Score | None:
     num_tokens = len(row.prompt) + len(row.answer)
     if num_tokens <= loaded.max_positions:
         return None
@@ -82,7 +82,7 @@ def _scored(
             remedy="Lower the batch limits, or free the device.",
         ) from error
     return [
-        _score_of(loss, num_tokens=len(row.answer), is_greedy=is_greedy)
+        score_of(loss, num_tokens=len(row.answer), is_greedy=is_greedy)
         for (loss, is_greedy), row in zip(found, rows, strict=True)
     ]
 
@@ -114,7 +114,7 @@ def _answer_losses(logits: torch.Tensor, rows: Sequence[EncodedRow]) -> list[tup
     return list(zip(means, greedy, strict=True))
 
 
-def _score_of(loss: float, *, num_tokens: int, is_greedy: bool) -> Score:
+def score_of(loss: float, *, num_tokens: int, is_greedy: bool) -> Score:
     if math.isfinite(loss):
         return Score(loss=loss, num_tokens=num_tokens, is_greedy=is_greedy)
     return Score(loss=None, num_tokens=num_tokens, problem=f"the loss is {loss}")

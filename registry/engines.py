@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DataError,
     DBAPIError,
+    DisconnectionError,
     IntegrityError,
     ProgrammingError,
     SQLAlchemyError,
@@ -21,6 +23,9 @@ from registry.errors import RegistryError, RegistryUnavailable, StaleWrite, Valu
 from registry.forks import keep_from_forks
 
 WRITERS_LOCK = 7_265_336  # any number that nobody else uses in this database
+READ_ONLY, IS_DURABLE = "tandem_read_only", "tandem_is_durable"  # options of a transaction
+SYNCHRONOUS, USED_AT = "synchronous", "used_at"  # noted with a connection
+PING_AFTER_SECONDS = 1.0
 DRIVERS = {
     "sqlite": "sqlite",
     "postgresql": "postgresql+psycopg",
@@ -81,9 +86,11 @@ def _parse(url: str) -> URL:
 
 
 def _open_postgresql(url: URL, *, options: dict[str, Any], busy_timeout_ms: int) -> Engine:
-    engine = create_engine(url, pool_pre_ping=True, **options)
+    engine = create_engine(url, **options)
     keep_from_forks(engine)
     event.listen(engine, "connect", partial(_prepare_postgresql, lock_timeout_ms=busy_timeout_ms))
+    event.listen(engine, "checkout", partial(_ping_where_idle, engine=engine))
+    event.listen(engine, "checkin", _note_use)
     event.listen(engine, "begin", _begin_postgresql)
     return engine
 
@@ -97,29 +104,48 @@ def _open_sqlite(url: URL, *, options: dict[str, Any], busy_timeout_ms: int) -> 
     return engine
 
 
-def _prepare_postgresql(connection: Any, _record: Any, *, lock_timeout_ms: int) -> None:
+def _prepare_postgresql(connection: Any, record: Any, *, lock_timeout_ms: int) -> None:
+    connection.autocommit = True  # we say BEGIN, not the driver: see _begin_postgresql
     connection.execute(f"SET lock_timeout = {lock_timeout_ms}")
-    connection.commit()
+    _note_use(connection, record)
+
+
+def _ping_where_idle(connection: Any, record: Any, _proxy: Any, *, engine: Engine) -> None:
+    """A server that was restarted meanwhile is nobody's error; one that was just used is not asked."""
+    if time.monotonic() - record.info[USED_AT] < PING_AFTER_SECONDS:
+        return
+    try:
+        connection.execute("SELECT 1")
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError(str(error)) from error
+
+
+def _note_use(_connection: Any, record: Any) -> None:
+    record.info[USED_AT] = time.monotonic()
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    if connection.get_execution_options().get("tandem_read_only", False):
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    """One round trip each."""
+    if connection.get_execution_options().get(READ_ONLY, False):
+        connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         return
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
+    connection.exec_driver_sql(f"BEGIN; SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
 
 
 def _prepare_sqlite(connection: Any, _record: Any, *, busy_timeout_ms: int) -> None:
     connection.isolation_level = None  # SQLAlchemy says BEGIN, not the driver: see _begin_sqlite
-    for pragma in (
-        f"busy_timeout={busy_timeout_ms}",
-        "journal_mode=WAL",
-        "synchronous=FULL",  # a state change that was announced survives a power cut
-        "foreign_keys=ON",
-    ):
+    for pragma in (f"busy_timeout={busy_timeout_ms}", "journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("tandem_read_only", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get(READ_ONLY, False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # FULL: a state change that was announced survives a power cut. NORMAL: all up to some moment do.
+    synchronous = "FULL" if options.get(IS_DURABLE, True) else "NORMAL"
+    if connection.info.get(SYNCHRONOUS) != synchronous:
+        connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+        connection.info[SYNCHRONOUS] = synchronous
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

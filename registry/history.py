@@ -8,17 +8,18 @@ and looks for them again: no event is skipped or repeated.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from pydantic import AwareDatetime
 from sqlalchemy import ColumnElement, func, or_, select
 
+from registry.progress import EndPrediction
 from registry.records import Checkpoint, Dataset, Event, Record, TrainingJob
 from registry.states import JobState
 from registry.store import Transaction
-from registry.tables import events, jobs
+from registry.tables import datasets, events, jobs
 
 PAGE = 1000
 MAX_GAPS = 1000  # numbers of transactions that were taken back are never seen
@@ -122,7 +123,40 @@ def past_runs(tx: Transaction, *, limit: int) -> list[PastRun]:
 
 def num_epochs(job: TrainingJob) -> float:
     """How often a job reads its rows, as its hyperparameters say."""
-    epochs = job.hyperparameters.get("num_epochs", 1)
+    return _epochs(job.hyperparameters)
+
+
+def finished_work(tx: Transaction, *, since: datetime) -> list[float]:
+    """The rows of each job that succeeded since then, counted once an epoch."""
+    query = (
+        select(datasets.c.num_rows, jobs.c.hyperparameters)
+        .join(datasets, datasets.c.id == jobs.c.dataset_id)
+        .where(jobs.c.state == str(JobState.SUCCEEDED), jobs.c.finished_at >= since)
+    )
+    return [num_rows * _epochs(values) for num_rows, values in tx.connection.execute(query)]
+
+
+def first_submission(tx: Transaction) -> datetime | None:
+    """When the first job of all was submitted; None where there is none."""
+    found: datetime | None = tx.connection.execute(
+        select(jobs.c.submitted_at).order_by(jobs.c.submitted_at).limit(1)
+    ).scalar()
+    return found
+
+
+def kept_predictions(tx: Transaction, *, limit: int) -> list[tuple[EndPrediction, float]]:
+    """What was predicted of the newest succeeded jobs, each with the seconds that it really took."""
+    ended = tx.find(TrainingJob, state=JobState.SUCCEEDED, newest_first="finished_at", limit=limit)
+    return [
+        (prediction, (job.finished_at - prediction.made_at).total_seconds())
+        for job in ended
+        if job.progress is not None and job.finished_at is not None
+        for prediction in job.progress.predictions
+    ]
+
+
+def _epochs(hyperparameters: Mapping[str, Any]) -> float:
+    epochs = hyperparameters.get("num_epochs", 1)
     return float(epochs) if isinstance(epochs, int | float) else 1.0
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
+
 from sqlalchemy import insert, select
 
 from registry.accuracy import raise_alert
 from registry.calibrations import Calibration
+from registry.files import sha256_text
 from registry.messages import EvaluationAnswer, EvaluationDeferral
 from registry.records import Checkpoint, Evaluation, EvaluationSummary, ExampleResult, Verdict
 from registry.states import AlertLevel, AlertSource, CheckpointState, EvaluationState, Outcome
@@ -89,6 +92,15 @@ def examples_of(tx: Transaction, *, evaluation_id: str) -> tuple[ExampleResult, 
     query = select(table.c.examples).where(table.c.evaluation_id == evaluation_id)
     stored = tx.connection.execute(query).scalar()
     return tuple(ExampleResult.model_validate(example) for example in stored or ())
+
+
+def picked_examples(tx: Transaction, *, evaluation_id: str, limit: int) -> list[ExampleResult]:
+    """A few examples, always of the same rows: those whose ids have the smallest hash."""
+    table = evaluation_examples
+    query = select(table.c.examples).where(table.c.evaluation_id == evaluation_id)
+    stored = tx.connection.execute(query).scalar() or ()
+    picked = heapq.nsmallest(limit, stored, key=lambda example: sha256_text(example["row_id"]))
+    return [ExampleResult.model_validate(example) for example in picked]
 
 
 def record_verdict(tx: Transaction, *, verdict: Verdict, actor: str) -> Verdict | None:

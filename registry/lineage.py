@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import CompoundSelect, Select, literal, select, union_all
 
 from registry.calibrations import Calibration
 from registry.errors import NotFound
 from registry.records import Checkpoint, Deployment, Evaluation, Ranking, Suite
 from registry.states import CheckpointState, DeploymentState, EvaluationState, JobState
 from registry.store import Transaction
-from registry.tables import checkpoints, jobs
+from registry.tables import checkpoints, deployments, evaluations, jobs
 
 USABLE_AS_PARENT = (CheckpointState.COMPLETE, CheckpointState.CANDIDATE, CheckpointState.ACCEPTED)
 
@@ -39,6 +39,18 @@ def active_suite(tx: Transaction) -> Suite | None:
     """The suite that checkpoints are judged on."""
     found = tx.find(Suite, is_active=True, newest_first="created_at", limit=1)
     return found[0] if found else None
+
+
+def newest_evaluation(tx: Transaction, *, job_id: str | None = None) -> Evaluation | None:
+    """The evaluation answered last: of a job's checkpoints where there is one, else of all."""
+    query = select(evaluations.c.id).where(evaluations.c.state == str(EvaluationState.ANSWERED))
+    query = query.order_by(evaluations.c.answered_at.desc(), evaluations.c.id).limit(1)
+    found = None
+    if job_id is not None:
+        of_job = select(checkpoints.c.id).where(checkpoints.c.job_id == job_id)
+        found = tx.connection.execute(query.where(evaluations.c.checkpoint_id.in_(of_job))).scalar()
+    found = found or tx.connection.execute(query).scalar()
+    return None if found is None else tx.get(Evaluation, found)
 
 
 def newest_ranking(tx: Transaction, *, suite_id: str) -> Ranking | None:
@@ -73,7 +85,7 @@ def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:
     quarantined since; without one it is what is served, and before the first deployment the base model.
     """
     if wish == "tip":
-        return _tip(tx) or _served(tx) or _base(tx)
+        return _tip_or_served(tx) or _base(tx)
     if wish == "served":
         return _served(tx) or _base(tx)
     if wish == "base":
@@ -101,23 +113,38 @@ def ancestors(tx: Transaction, *, checkpoint_id: str) -> list[Checkpoint]:
     return found
 
 
-def _tip(tx: Transaction) -> Checkpoint | None:
-    """One query a state: each walks its index from the newest and stops at the first that will do."""
-    ends = (JobState.SUCCEEDED, JobState.STOPPED)
-    found = [tx.connection.execute(_newest_usable(), {"job_state": str(state)}).first() for state in ends]
-    newest = max((row for row in found if row is not None), key=lambda row: row.finished_at, default=None)
-    return None if newest is None else tx.get(Checkpoint, newest.id)
+def _tip_or_served(tx: Transaction) -> Checkpoint | None:
+    """What was made last by a job that ended well, else what is served: one question."""
+    rows = tx.connection.execute(_tips_and_served()).mappings().all()
+    newest = max(rows, key=lambda row: (not row["is_served"], row["since_at"]), default=None)
+    if newest is None:
+        return None
+    return Checkpoint.model_validate({column.name: newest[column.name] for column in checkpoints.c})
 
 
 @lru_cache(maxsize=1)
-def _newest_usable() -> Select[tuple[str, datetime]]:
+def _tips_and_served() -> CompoundSelect[Any]:
+    """The newest of each state of jobs: each walks its index and stops at the first that will do."""
+    found = [_newest_tip(JobState.SUCCEEDED), _newest_tip(JobState.STOPPED), _newest_served()]
+    return union_all(*(select(query.subquery()) for query in found))
+
+
+def _newest_tip(state: JobState) -> Select[Any]:
     usable = [str(state) for state in USABLE_AS_PARENT]
-    query = select(checkpoints.c.id, jobs.c.finished_at)
+    query = select(checkpoints, jobs.c.finished_at.label("since_at"), literal(value=False).label("is_served"))
     query = query.join_from(jobs, checkpoints, jobs.c.final_checkpoint_id == checkpoints.c.id)
-    query = query.where(jobs.c.state == bindparam("job_state"), checkpoints.c.state.in_(usable))
-    return (
-        query.where(jobs.c.finished_at.is_not(None)).order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)
+    query = query.where(jobs.c.state == str(state), checkpoints.c.state.in_(usable))
+    query = query.where(jobs.c.finished_at.is_not(None))
+    return query.order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)
+
+
+def _newest_served() -> Select[Any]:
+    query = select(
+        checkpoints, deployments.c.started_at.label("since_at"), literal(value=True).label("is_served")
     )
+    query = query.join_from(deployments, checkpoints, deployments.c.checkpoint_id == checkpoints.c.id)
+    query = query.where(deployments.c.state == str(DeploymentState.ACTIVE))
+    return query.order_by(deployments.c.generation.desc()).limit(1)
 
 
 def _served(tx: Transaction) -> Checkpoint | None:

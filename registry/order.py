@@ -9,13 +9,17 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 from pydantic import Field, PositiveInt
+from sqlalchemy import CompoundSelect, Select, bindparam, select, union_all
 
 from registry.errors import IllegalTransition
 from registry.records import Record, TrainingJob
 from registry.states import JobState, Priority, is_final
 from registry.store import Transaction
+from registry.tables import jobs
 
 FIRST_PAGE, LAST_PAGE = 4, 256  # rows read at a time: mostly the first job is taken
 MICROSECONDS = 1_000_000
@@ -43,7 +47,9 @@ def candidates(
     """Queued jobs, first to last. Rows are read as they are asked for: the first one costs no more in a
     queue of thousands."""
     rules = rules or QueueRules()
-    heads = (_by_place(tx, priority=priority) for priority in sorted(set(queues), key=lambda p: p.rank))
+    ordered = tuple(sorted(set(queues), key=lambda priority: priority.rank))
+    pages = _first_pages(tx, queues=ordered)
+    heads = (_by_place(tx, priority=priority, first_page=pages[priority]) for priority in ordered)
     return heapq.merge(*heads, key=lambda job: (_rank(tx, job, rules=rules), job.place, job.id))
 
 
@@ -75,9 +81,9 @@ def num_running_by_queue(tx: Transaction) -> Counter[str]:
 
 def end_of_queue(tx: Transaction, *, priority: Priority) -> int:
     """The place behind every job of a queue: microseconds, since jobs come in order of time."""
-    last = tx.find(TrainingJob, state=JobState.QUEUED, priority=priority, newest_first="place", limit=1)
+    last: int | None = tx.connection.scalar(_last_place(), {"queue": str(priority)})
     by_time = int(tx.now.timestamp() * MICROSECONDS)
-    return max(by_time, last[0].place + 1) if last else by_time
+    return by_time if last is None else max(by_time, last + 1)
 
 
 def set_priority(
@@ -99,7 +105,7 @@ def move(
     job = tx.get(TrainingJob, job_id)
     if job.state not in MOVABLE:
         raise _not_waiting(job)
-    others = [other for other in _by_place(tx, priority=job.priority) if other.id != job.id]
+    others = [other for other in candidates(tx, queues=[job.priority]) if other.id != job.id]
     index = len(others) if to_end else 0
     if before_id is not None:
         index = _index_of(others, job=job, before_id=before_id)
@@ -113,9 +119,42 @@ def move(
     return tx.get(TrainingJob, job.id)
 
 
-def _by_place(tx: Transaction, *, priority: Priority) -> Iterator[TrainingJob]:
-    offset, size = 0, FIRST_PAGE
-    while True:
+def _first_pages(tx: Transaction, *, queues: tuple[Priority, ...]) -> dict[Priority, list[TrainingJob]]:
+    """The first jobs of every queue, in one question."""
+    pages: dict[Priority, list[TrainingJob]] = {priority: [] for priority in queues}
+    if not queues:
+        return pages
+    for row in tx.connection.execute(_fronts(queues)).mappings():
+        job = TrainingJob.model_validate(dict(row))
+        pages[job.priority].append(job)
+    return {queue: sorted(page, key=lambda job: (job.place, job.id)) for queue, page in pages.items()}
+
+
+@lru_cache
+def _fronts(queues: tuple[Priority, ...]) -> CompoundSelect[Any]:
+    fronts = [
+        _queued(str(priority)).order_by(jobs.c.place, jobs.c.id).limit(FIRST_PAGE) for priority in queues
+    ]
+    return union_all(*(select(front.subquery()) for front in fronts))
+
+
+@lru_cache(maxsize=1)
+def _last_place() -> Select[Any]:
+    queued = _queued(bindparam("queue")).with_only_columns(jobs.c.place)
+    return queued.order_by(jobs.c.place.desc()).limit(1)
+
+
+def _queued(priority: Any) -> Select[Any]:
+    return select(jobs).where(jobs.c.state == str(JobState.QUEUED), jobs.c.priority == priority)
+
+
+def _by_place(
+    tx: Transaction, *, priority: Priority, first_page: Sequence[TrainingJob]
+) -> Iterator[TrainingJob]:
+    yield from first_page
+    offset, size, page = 0, FIRST_PAGE, list(first_page)
+    while len(page) == size:
+        offset, size = offset + size, min(4 * size, LAST_PAGE)
         page = tx.find(
             TrainingJob,
             state=JobState.QUEUED,
@@ -125,9 +164,6 @@ def _by_place(tx: Transaction, *, priority: Priority) -> Iterator[TrainingJob]:
             offset=offset,
         )
         yield from page
-        if len(page) < size:
-            return
-        offset, size = offset + size, min(4 * size, LAST_PAGE)
 
 
 def _rank(tx: Transaction, job: TrainingJob, *, rules: QueueRules) -> int:

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from registry import commands, hosts, leases, order
-from registry.errors import QueueFull
+from registry import commands, hosts, leases, lineage, order
+from registry.errors import NotFound, QueueFull
 from registry.order import QueueRules
-from registry.records import JobProblem, Lease, TrainingJob
+from registry.records import Checkpoint, JobProblem, Lease, TrainingJob
 from registry.states import JobState, Priority, is_final
 from registry.store import Transaction
+
+
+class Claimed(NamedTuple):
+    """A job that is running from now on. Without a parent there is none that training could start from."""
+
+    job: TrainingJob
+    lease: Lease
+    parent: Checkpoint | None
 
 
 def resource_of(job_id: str) -> str:
@@ -47,14 +56,12 @@ def submit(
     for job_id in job.after:
         tx.get(TrainingJob, job_id)
     _refuse_where_full(tx, priority=job.priority, rules=rules or QueueRules())
-    tx.add(job, actor=actor, reason=f"submitted by {job.submitted_by}")
-    return enqueue(tx, job, actor=actor), True
-
-
-def enqueue(tx: Transaction, job: TrainingJob, *, actor: str, reason: str = "") -> TrainingJob:
-    """Put a submitted job at the end of its queue."""
     place = order.end_of_queue(tx, priority=job.priority)
-    return tx.transition(job, to=JobState.QUEUED, actor=actor, reason=reason, queued_at=tx.now, place=place)
+    queued = job.changed(state=JobState.QUEUED, queued_at=tx.now, place=place)
+    tx.insert(queued)
+    steps = ((None, job.state, f"submitted by {job.submitted_by}"), (job.state, queued.state, ""))
+    tx.log_steps(queued, steps=steps, actor=actor)
+    return queued, True
 
 
 def claim_next(
@@ -66,8 +73,9 @@ def claim_next(
     host: str = "",
     rules: QueueRules | None = None,
     only_id: str | None = None,
-) -> tuple[TrainingJob, Lease] | None:
-    """The first job that may run, with its lease, or None. One effective run, however many workers ask.
+) -> Claimed | None:
+    """The first job that may run, with its lease and its parent fixed, or None. One effective run, however
+    many workers ask.
 
     With `only_id` also None where another job is the first.
     """
@@ -76,12 +84,7 @@ def claim_next(
             return None
         lease = leases.acquire(tx, resource=resource_of(job.id), holder=holder, seconds=seconds)
         if lease is not None:
-            started_at = job.started_at or tx.now
-            reason = f"claimed with token {lease.token}"
-            claimed = tx.transition(
-                job, to=JobState.RUNNING, actor=holder, reason=reason, started_at=started_at
-            )
-            return claimed, lease
+            return _begin(tx, job, lease=lease)
     return None
 
 
@@ -176,6 +179,22 @@ def oldest_wait_seconds(jobs: Sequence[TrainingJob], *, now: datetime) -> float 
     """How long the longest-waiting of these jobs waits, or None where none does."""
     times = [job.queued_at for job in jobs if job.queued_at]
     return max(0.0, (now - min(times)).total_seconds()) if times else None
+
+
+def _begin(tx: Transaction, job: TrainingJob, *, lease: Lease) -> Claimed:
+    try:
+        parent = lineage.parent_for(tx, wish=job.parent_checkpoint_id or job.parent)
+    except NotFound:
+        parent = None  # its run ends badly, with the reason
+    running = tx.transition(
+        job,
+        to=JobState.RUNNING,
+        actor=lease.holder,
+        reason=f"claimed with token {lease.token}",
+        started_at=job.started_at or tx.now,
+        parent_checkpoint_id=job.parent_checkpoint_id if parent is None else parent.id,
+    )
+    return Claimed(running, lease, parent)
 
 
 def _ready(

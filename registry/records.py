@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field, JsonValue
 
+from registry.progress import JobProgress as JobProgress
 from registry.states import (
     CheckpointState,
     Command,
@@ -35,23 +36,6 @@ class Dataset(Record):
     num_rows: int = Field(ge=1)
     num_bytes: int = Field(ge=1)
     created_at: AwareDatetime
-
-
-class JobProgress(Record):
-    """Last report of a trainer, kept with the job so that a restart loses no history."""
-
-    step: int = Field(ge=0)
-    num_steps: int = Field(ge=1)
-    epoch: float = Field(ge=0)
-    loss: float | None = None
-    smoothed_loss: float | None = None
-    learning_rate: float | None = None
-    tokens_per_second: float | None = None
-    average_tokens_per_second: float | None = None
-    alerts: tuple[str, ...] = ()
-    num_tokens: int = Field(ge=0)
-    num_unused_rows: int | None = Field(default=None, ge=0, description="no step has used them yet")
-    reported_at: AwareDatetime
 
 
 class JobProblem(Record):

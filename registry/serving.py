@@ -13,6 +13,20 @@ CURRENT_LINK = "current"
 RELEASE_HEADER = "X-Tandem-Release"
 
 ServerState = Literal["ok", "waiting", "loading", "error"]
+SwapStep = Literal["", "verifying", "draining", "loading", "probing", "returning"]
+
+
+class ReleaseTraffic(Record):
+    """What became of a release's requests since it was loaded.
+
+    `num_requests` ended well or by the server's own failure; `num_errors` are the latter. What the client did
+    wrong or gave up, and what was turned away for want of room, is in neither.
+    """
+
+    release_id: str
+    since: AwareDatetime
+    num_requests: int = Field(ge=0)
+    num_errors: int = Field(ge=0)
 
 
 class ServerHealth(Record):
@@ -20,7 +34,9 @@ class ServerHealth(Record):
 
     `waiting`: no release was ever made current. `loading`: the first one is being loaded. `error`: it could
     not be, and `problem` says why. While `ok`, `loading_release_id` names a release being loaded beside the
-    served one, and `problem` why the last attempt at one failed.
+    served one, and `problem` why the last attempt at one failed. `step` is what is done with it: where
+    memory is short the served one makes way first, and `status` is `loading` until either answers.
+    `num_requests` and `num_errors` count since the server's start, `traffic` since that release was loaded.
     """
 
     status: ServerState
@@ -28,7 +44,9 @@ class ServerHealth(Record):
     weights_sha256: str | None
     loaded_at: AwareDatetime | None
     loading_release_id: str | None = None
+    step: SwapStep = ""
     problem: str = ""
+    traffic: ReleaseTraffic | None = None
     num_requests: int = Field(ge=0)
     num_errors: int = Field(ge=0)
     num_waiting: int = Field(ge=0)

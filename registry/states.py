@@ -74,6 +74,7 @@ class AlertSource(StrEnum):
 
     REGRESSION = "regression"  #: the regression monitor's verdict
     TESTING = "testing"  #: automated testing's accuracy report
+    SERVING = "serving"  #: what became of a release's first requests
 
 
 class DeploymentState(StrEnum):
@@ -84,7 +85,7 @@ class DeploymentState(StrEnum):
     VERIFIED = "verified"  #: every sha256 matches on the far side
     ACTIVE = "active"  #: the server answers with it
     SUPERSEDED = "superseded"  #: a newer release took its place
-    ROLLED_BACK = "rolled_back"  #: withdrawn by a person or by its probe
+    ROLLED_BACK = "rolled_back"  #: withdrawn by a person or for its first requests
     FAILED = "failed"  #: never became active; the release before it still serves
 
 

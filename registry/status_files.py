@@ -7,6 +7,15 @@ from typing import Literal
 from pydantic import AwareDatetime, Field
 
 from registry.calibrations import ReliabilityBin
+from registry.progress import (
+    DeviceReading,
+    EtaError,
+    GapState,
+    Preview,
+    QueueVelocity,
+    TrainingAlert,
+    TrainingError,
+)
 from registry.records import Estimate, Lead, Record
 from registry.reports import AccuracyChange
 from registry.verdicts import Drift, Power, SliceVerdict
@@ -38,9 +47,25 @@ class TrainingStatus(StatusFile):
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     average_tokens_per_second: float | None = Field(default=None, description="since this attempt began")
-    alerts: tuple[str, ...] = ()
+    gap: Estimate | None = Field(default=None, description="validation minus training loss, nats")
+    gap_state: GapState | None = None
+    validation_loss: Estimate | None = None
+    accuracy: Estimate | None = Field(default=None, description="of answer tokens of rows it has learnt")
+    validation_accuracy: Estimate | None = Field(default=None, description="of those of held-out rows")
+    measured_at_step: int | None = Field(default=None, description="gap, validation loss and accuracies")
+    unmeasured_because: str = ""
+    alerts: tuple[TrainingAlert, ...] = ()
     num_unused_rows: int | None = Field(default=None, description="rows that no step has used yet")
     eta_seconds: float | None = None
+    eta_low_seconds: float | None = None
+    eta_high_seconds: float | None = None
+    eta_errors: tuple[EtaError, ...] = Field(default=(), description="how far off past ETAs were")
+    preview: Preview | None = None
+    preview_unknown_because: str = ""
+    queue_velocity: QueueVelocity | None = None
+    queue_velocity_unknown_because: str = ""
+    device: DeviceReading | None = None
+    error: TrainingError | None = None
     reported_at: AwareDatetime | None = None
     reason: str = ""
 

@@ -7,7 +7,7 @@ half-done compare-and-set. Readers see one moment and never wait for writers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from registry import statements
-from registry.engines import explain, open_engine
+from registry.engines import IS_DURABLE, READ_ONLY, explain, open_engine
 from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite, ValueRefused
 from registry.records import Event, Lease, Record
 from registry.states import State, check_transition
@@ -41,6 +41,8 @@ class Registry:
     def __init__(self, url: str, *, clock: Clock = utc_now, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self.clock = clock
         self._engine = open_engine(url, busy_timeout_ms=busy_timeout_ms)
+        is_file = self._engine.url.get_backend_name() == "sqlite"
+        self._file = Path(self._engine.url.database or "") if is_file else None
 
     def __repr__(self) -> str:
         return f"Registry({self._engine.url.render_as_string(hide_password=True)})"
@@ -53,13 +55,16 @@ class Registry:
     @property
     def exists(self) -> bool:
         """False where SQLite would have to make the file."""
-        url = self._engine.url
-        return url.get_backend_name() != "sqlite" or Path(url.database or "").exists()
+        return self._file is None or self._file.exists()
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """Read and write; all of it is saved, or none."""
-        with self._begin(read_only=False) as connection:
+    def transaction(self, *, is_durable: bool = True) -> Iterator[Transaction]:
+        """Read and write; all of it is saved, or none.
+
+        Without `is_durable` a power cut of the host may take it back on SQLite, with every process that knew
+        of it; a killed process never does. PostgreSQL, whose workers may be elsewhere, makes it durable too.
+        """
+        with self._begin(**{READ_ONLY: False, IS_DURABLE: is_durable}) as connection:
             yield Transaction(connection, now=self.clock())
 
     @contextmanager
@@ -70,14 +75,14 @@ class Registry:
                 f"There is no registry yet: {self._engine.url.database} does not exist.",
                 remedy="`tandem up` makes it; TANDEM_HOME names another home.",
             )
-        with self._begin(read_only=True) as connection:
+        with self._begin(**{READ_ONLY: True}) as connection:
             yield Transaction(connection, now=self.clock())
 
     @contextmanager
-    def _begin(self, *, read_only: bool) -> Iterator[Connection]:
+    def _begin(self, **options: bool) -> Iterator[Connection]:
         try:
             with self._engine.connect() as connection:
-                connection = connection.execution_options(tandem_read_only=read_only)
+                connection = connection.execution_options(**options)
                 with connection.begin():
                     yield connection
         except (UnicodeEncodeError, OverflowError) as error:  # from the driver, which does not say so itself
@@ -215,6 +220,44 @@ class Transaction:
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Append to the event log."""
+        entry = self._event(
+            kind=kind,
+            subject_id=subject_id,
+            before=before,
+            after=after,
+            actor=actor,
+            reason=reason,
+            data=data,
+        )
+        self.connection.execute(statements.insert_into(events), entry)
+
+    def log_steps(
+        self, record: Record, *, steps: Sequence[tuple[State | None, State, str]], actor: str
+    ) -> None:
+        """Append several steps of one record at once: before, after, reason. Each must be legal."""
+        for before, after, _reason in steps:
+            if before is not None:
+                check_transition(before, after=after)
+        kind, subject_id = type(record).__name__, str(getattr(record, "id", ""))
+        entries = [
+            self._event(
+                kind=kind, subject_id=subject_id, before=before, after=after, actor=actor, reason=reason
+            )
+            for before, after, reason in steps
+        ]
+        self.connection.execute(statements.insert_into(events), entries)
+
+    def _event(
+        self,
+        *,
+        kind: str,
+        subject_id: str,
+        before: str | None,
+        after: str,
+        actor: str,
+        reason: str,
+        data: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         entry = Event(
             at=self.now,
             actor=actor,
@@ -227,7 +270,7 @@ class Transaction:
         )
         values = _row(entry, table=events)
         values.pop("id")
-        self.connection.execute(statements.insert_into(events), values)
+        return values
 
 
 def _state_of(record: Record) -> State:

@@ -1,14 +1,14 @@
-"""Doors of deployment: serve the best, or go back."""
+"""Doors of deployment: serve the best, go back, and see to it that the new one answers."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
 from deploy.errors import DeployError
-from registry.messages import DeploymentRequest, RollbackRequest
+from registry.messages import DeploymentRequest, Nothing, RollbackRequest
 from registry.records import Deployment, Lease
 from tasks.door import door
-from workers import projections
+from workers import projections, traffic
 from workers.context import Context
 from workers.releases import RESOURCE, Releases, open_releases
 
@@ -29,6 +29,19 @@ def roll_back(request: RollbackRequest, context: Context) -> Deployment:
         deployment = releases.roll_back(release_id=request.release_id, reason=request.reason)
     _show(context)
     return deployment
+
+
+@door("deployment.watch")
+def watch(_request: Nothing, context: Context) -> Deployment | None:
+    """Withdraw the served release where too many of its first requests fail."""
+    failing = traffic.look(context.registry, settings=context.settings)
+    if failing is None:
+        return None
+    traffic.tell(context.registry, failing, actor=context.actor)
+    with context.holding(RESOURCE) as lease, _releases(context, lease=lease) as releases:
+        former = releases.roll_back(release_id=None, reason=failing.reason, only_from=failing.deployment.id)
+    _show(context)
+    return former
 
 
 def _releases(context: Context, *, lease: Lease | None) -> AbstractContextManager[Releases]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from registry.errors import QueueFull, RegistryUnavailable, TandemError
 from registry.messages import JobBell, Nothing, SubmittedJob, TrainingSubmission
-from registry.states import JobState, Priority
+from registry.states import Priority
 from tasks.door import door
 from workers import admission, inbox, queue_folders, signals, submission
 from workers.context import Context
@@ -21,10 +21,12 @@ log = logging.getLogger(__name__)
 @door("training.submit")
 def submit(request: TrainingSubmission, context: Context) -> SubmittedJob:
     """Check a dataset, keep a copy, queue one job for it; the same job where it exists already."""
-    submitted = submission.submit(request, settings=context.settings, registry=context.registry)
-    if submitted.job.state is JobState.QUEUED:
-        context.ring([bell(submitted.job.id, priority=submitted.job.priority)])
-    return submitted
+    return submission.submit(
+        request,
+        settings=context.settings,
+        registry=context.registry,
+        ring=lambda job: context.ring([bell(job.id, priority=job.priority)]),
+    )
 
 
 @door("training.run")
@@ -32,7 +34,7 @@ def train(request: JobBell, context: Context) -> None:
     """Train the first waiting job of this host's queues, whichever job the bell was for."""
     if is_stopping():
         return  # the sweep rings again
-    with admission.to_train(context) as job_id:
+    with admission.to_train(context, rung_for=request.job_id) as job_id:
         run = None if job_id is None else _claim(context, job_id=job_id)
         if run is None:
             log.info("%s: nothing may run here now; what waits is rung again", request.job_id)
@@ -48,10 +50,10 @@ def _claim(context: Context, *, job_id: str) -> TrainingRun | None:
     )
     if claimed is None:
         return None
-    job, lease = claimed
     return TrainingRun(
-        job=job,
-        lease=lease,
+        job=claimed.job,
+        lease=claimed.lease,
+        sources=claimed.sources,
         registry=context.registry,
         settings=context.settings,
         actor=context.actor,

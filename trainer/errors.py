@@ -7,7 +7,8 @@ TrainerError                root; `kind` is the word that the supervisor decides
 ├── Diverged                loss, gradient or weights are no longer finite
 ├── OutOfMemory             one row alone does not fit, or the optimizer does not
 ├── DiskFull                a checkpoint could not be written
-└── Orphaned                the supervisor is gone: nothing more may be said or written
+├── Orphaned                the supervisor is gone: nothing more may be said or written
+└── PeerLost                another process of this run is gone, or ended it and says why itself
 """
 
 from __future__ import annotations
@@ -69,3 +70,9 @@ class Orphaned(TrainerError):
     """The supervisor is gone: nothing more may be said or written."""
 
     kind = "orphaned"
+
+
+class PeerLost(TrainerError):
+    """Another process of this run is gone, or ended it and says why itself: this one says nothing."""
+
+    kind = "peer_lost"

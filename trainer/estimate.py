@@ -8,11 +8,16 @@ norms and as rotated, values, what attention returns, and four values of the gat
 attention writes no matrix of scores. With gradient checkpointing (Chen et al. 2016, "Training Deep Nets with
 Sublinear Memory Cost") a layer keeps its input alone, and layers are computed again one after another.
 
-Logits cost three float32 values an answer token and vocabulary entry: log-probabilities, the gradient of the
-loss, and that of the logits.
+Plain logits cost three float32 values an answer token and vocabulary entry: log-probabilities, the gradient
+of the loss, and that of the logits. In chunks they cost one, of a chunk's answers, and the gradient of the
+projection lies there while they are made.
 
 The peak is that of the most expensive of three moments, since they do not fall together: the loss, with all
-activations; the first layer that goes backward; and the end of the backward pass, with all gradients.
+activations; the first layer that goes backward; and the end of the backward pass, with all gradients. A tied
+projection's gradient waits until then for that of the embedding.
+
+On a CPU the C library gives blocks of over 32 MiB back at once and keeps smaller ones in a heap, which grows
+beyond what is in use (`benchmarks/memory.py`): large vocabularies cost what they ask for, small ones more.
 """
 
 from __future__ import annotations
@@ -23,8 +28,10 @@ from pydantic import Field
 
 from registry.model_shapes import ModelShape
 from registry.records import Record
+from trainer.cross_entropy import CrossEntropy, answers_per_chunk, is_chunked
 
 Arithmetic = Literal["float32", "bfloat16"]
+Part = tuple[int, int]  # bytes, and those of one of the blocks that they are made of
 
 FULL, HALF = 4, 2  # bytes of a value
 MOMENTS = 2
@@ -34,18 +41,26 @@ COMPUTED_AGAIN = 2
 # Interpreter, PyTorch and transformers: 396 to 405 MB were measured in a CPU process. On CUDA its context and
 # libraries, not measured.
 RUNTIME_BYTES: dict[str, int] = {"cpu": 410_000_000, "cuda": 700_000_000}
-# What an allocator holds beyond what a step asks of it: the C library's heap was seen to hold 15 to 28 % more
-# (benchmarks/memory.py). CUDA's share is not measured.
+# What an allocator holds beyond what a step asks of it. The C library's heap was seen to grow by 18 to 39 %
+# beyond what was in use. CUDA's share is not measured.
 ALLOCATOR_SHARE: dict[str, float] = {"cpu": 0.25, "cuda": 0.05}
+LARGEST_HEAP_BLOCK = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX of the GNU C library
+# Programs that oneDNN compiles for each shape of a bfloat16 product and keeps: 15 MB were measured.
+CPU_HALF_KERNELS = 15_000_000
 
 
 class TrainingMode(Record):
-    """How a step is computed. `is_split`: in several parts, so that gradients lie beside activations."""
+    """How a step is computed. `is_split`: in several parts, so that gradients lie beside activations.
+
+    `copies_state`: steps go on while a copy of weights and moments is written. On CUDA it lies outside.
+    """
 
     device: Literal["cpu", "cuda"] = "cuda"
     arithmetic: Arithmetic = "bfloat16"
     checkpoints_gradients: bool = True
     is_split: bool = True
+    copies_state: bool = False
+    cross_entropy: CrossEntropy = "auto"
 
 
 class TrainingMemory(Record):
@@ -61,6 +76,7 @@ class TrainingMemory(Record):
     backward: int = Field(ge=0, description="gradients of activations, while they are needed")
     loss: int = Field(ge=0)
     allocator: int = Field(ge=0)
+    snapshot: int = Field(default=0, ge=0, description="the copy that a checkpoint is written from")
     peak: int = Field(ge=0)
 
 
@@ -71,32 +87,34 @@ def training_memory(
 
     `num_answers` is how many of them are learnt: all of them, where that is not known.
     """
+    num_answers = num_tokens if num_answers is None else num_answers
     weights = FULL * shape.num_parameters
-    half_weights = HALF * _matrix_values(shape) if mode.arithmetic == "bfloat16" else 0
     kept = _kept_layers(shape, num_tokens=num_tokens, mode=mode)
     again = COMPUTED_AGAIN * _layer(shape, mode=mode) * num_tokens if mode.checkpoints_gradients else 0
     attention = _attention(shape, mode=mode) * num_tokens
     attention *= COMPUTED_AGAIN if mode.checkpoints_gradients else shape.num_layers
     backward = _backward(shape, mode=mode) * num_tokens
-    loss = loss_bytes(shape, num_answers=num_tokens if num_answers is None else num_answers)
-    head = FULL * shape.hidden_size * shape.vocab_size
-    early = weights if mode.is_split else 0  # gradients that lie there before the last part begins
-    moments = (early + kept + loss, max(early, head) + kept + again + backward, weights + head)
-    dynamic = half_weights + max(moments)
-    allocator = int(ALLOCATOR_SHARE[mode.device] * dynamic)
+    loss = _loss(shape, num_answers=num_answers, mode=mode)
+    moments = _moments(
+        shape, num_tokens=num_tokens, kept=kept, again=again, backward=backward, loss=loss, mode=mode
+    )
+    worst = max(moments, key=_total)
+    states = _of_weights(shape, times=1 + MOMENTS)
+    allocator = _allocator([*states, *worst], dynamic=_total(worst), mode=mode)
     runtime = RUNTIME_BYTES[mode.device]
     return TrainingMemory(
         runtime=runtime,
         weights=weights,
-        half_weights=half_weights,
+        half_weights=sum(_half_weights(shape, mode=mode)),
         gradients=weights,
         optimizer=MOMENTS * weights,
         activations=max(0, kept + again - attention),
         attention=attention,
         backward=backward,
-        loss=loss,
+        loss=_total(loss),
         allocator=allocator,
-        peak=runtime + (1 + MOMENTS) * weights + dynamic + allocator,
+        snapshot=(snapshot := _snapshot(shape, mode=mode)),
+        peak=runtime + _total([*states, *worst]) + allocator + snapshot,
     )
 
 
@@ -129,9 +147,9 @@ def largest_token_budget(
     return low
 
 
-def loss_bytes(shape: ModelShape, *, num_answers: int) -> int:
-    """Of the loss: hidden states that were picked, and three values a vocabulary entry."""
-    return FULL * num_answers * (shape.hidden_size + LOSS_VALUES * shape.vocab_size)
+def loss_bytes(shape: ModelShape, *, num_answers: int, mode: TrainingMode) -> int:
+    """Of the loss: hidden states that were picked, logits, and what lies there while these are made."""
+    return _total(_loss(shape, num_answers=num_answers, mode=mode))
 
 
 def logits_bytes(*, num_tokens: int, vocab_size: int, value_bytes: int) -> int:
@@ -145,6 +163,97 @@ def _fits(
     num_answers = -int(-answer_share * num_tokens // 1)
     memory = training_memory(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
     return memory.peak <= capacity_bytes
+
+
+def _snapshot(shape: ModelShape, *, mode: TrainingMode) -> int:
+    """Moments and weights; in bfloat16 the weights both as they are saved and as they are kept."""
+    if mode.device != "cpu" or not mode.copies_state:
+        return 0
+    saved = FULL if mode.arithmetic == "float32" else FULL + HALF
+    return (MOMENTS * FULL + saved) * shape.num_parameters
+
+
+def _moments(
+    shape: ModelShape,
+    *,
+    num_tokens: int,
+    kept: int,
+    again: int,
+    backward: int,
+    loss: list[Part],
+    mode: TrainingMode,
+) -> list[list[Part]]:
+    """What lies beside the states at each of the three moments."""
+    table, matrix = _table(shape), FULL * shape.hidden_size * shape.intermediate_size
+    activation = FULL * num_tokens * shape.intermediate_size
+    half_layers, half_head = _half_weights(shape, mode=mode)
+    # Gradients that lie there before the last part begins.
+    early = _of_weights(shape, times=1) if mode.is_split else []
+    # Autocast keeps its copies for the forward pass; a layer that is computed again makes its own.
+    half_again = half_layers
+    if mode.checkpoints_gradients:
+        half_again = min(half_layers, COMPUTED_AGAIN * half_layers // shape.num_layers)
+    tables = (2 if mode.is_split else 1) * table
+    return [
+        [
+            *early,
+            (half_layers, matrix),
+            (half_head, half_head),
+            (kept, activation),
+            *loss,
+        ],
+        [*early, (half_again, matrix), (table, table), (kept + again + backward, activation)],
+        [*_of_weights(shape, times=1), (tables, table)],
+    ]
+
+
+def _loss(shape: ModelShape, *, num_answers: int, mode: TrainingMode) -> list[Part]:
+    hidden, vocabulary = shape.hidden_size, shape.vocab_size
+    states = FULL * num_answers * hidden
+    if mode.cross_entropy == "liger":
+        size = _liger_chunk(num_answers, shape=shape)
+    elif is_chunked(mode.cross_entropy, num_answers=num_answers, vocab_size=vocabulary):
+        size = answers_per_chunk(num_answers, vocab_size=vocabulary)
+    else:
+        logits = FULL * num_answers * vocabulary
+        return [(states, states), (LOSS_VALUES * logits, logits)]
+    is_half = mode.arithmetic == "bfloat16"
+    # Products lie beside the chunk in float32; Liger turns them into their gradient where they are.
+    values = [HALF] if is_half and mode.cross_entropy == "liger" else [FULL, HALF] if is_half else [FULL]
+    chunk = [(size * vocabulary * value, size * vocabulary * value) for value in values]
+    halves = states // 2 if is_half else 0
+    return [(2 * states + halves, states), *chunk, (_table(shape), _table(shape))]
+
+
+def _of_weights(shape: ModelShape, *, times: int) -> list[Part]:
+    """Something as large as the weights, so many times."""
+    table = _table(shape)
+    matrix = FULL * shape.hidden_size * shape.intermediate_size
+    return [(times * max(0, FULL * shape.num_parameters - table), matrix), (times * table, table)]
+
+
+def _table(shape: ModelShape) -> int:
+    """Bytes of the embedding, or of the output projection, or of the gradient of either."""
+    return FULL * shape.hidden_size * shape.vocab_size
+
+
+def _total(parts: list[Part]) -> int:
+    return sum(num_bytes for num_bytes, _ in parts)
+
+
+def _allocator(parts: list[Part], *, dynamic: int, mode: TrainingMode) -> int:
+    """Bytes that the allocator holds beyond what is in use."""
+    share = ALLOCATOR_SHARE[mode.device]
+    if mode.device == "cuda":
+        return int(share * dynamic)
+    in_heap = sum(num_bytes for num_bytes, block in parts if block <= LARGEST_HEAP_BLOCK)
+    return int(share * in_heap) + (CPU_HALF_KERNELS if mode.arithmetic == "bfloat16" else 0)
+
+
+def _liger_chunk(num_answers: int, *, shape: ModelShape) -> int:
+    """Answers of a chunk, as liger-kernel 0.8 cuts them: about as many logits as hidden states."""
+    factor = -(-shape.vocab_size // shape.hidden_size)
+    return min(num_answers, 1 << (max(1, -(-num_answers // factor)) - 1).bit_length())
 
 
 def _kept_layers(shape: ModelShape, *, num_tokens: int, mode: TrainingMode) -> int:
@@ -183,7 +292,11 @@ def _backward(shape: ModelShape, *, mode: TrainingMode) -> int:
     return 3 * FULL * wide + 2 * FULL * hidden + copies
 
 
-def _matrix_values(shape: ModelShape) -> int:
+def _half_weights(shape: ModelShape, *, mode: TrainingMode) -> tuple[int, int]:
+    """Bytes of bfloat16 copies: of the layers' matrices, and of the output projection."""
+    if mode.arithmetic == "float32":
+        return 0, 0
     hidden = shape.hidden_size
     attention = hidden * (2 * shape.num_queries + shape.num_key_values)
-    return shape.num_layers * (attention + 3 * hidden * shape.intermediate_size) + hidden * shape.vocab_size
+    layers = shape.num_layers * (attention + 3 * hidden * shape.intermediate_size)
+    return HALF * layers, HALF * hidden * shape.vocab_size

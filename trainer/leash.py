@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from pydantic import ValidationError
@@ -17,6 +18,22 @@ from registry.records import Record
 from trainer.control import FlagControl, Request
 
 READ_BYTES = 4096
+PARENT_SECONDS = 0.5
+
+
+def watch_parent(*, on_gone: Callable[[], None]) -> None:
+    """Call `on_gone`, from a thread of its own, when the process that started this one is gone.
+
+    Of several processes the first alone reads the supervisor's pipe; all of them end with their launcher.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        on_gone()
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 class Command(Record):

@@ -10,9 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from registry.progress import MicroEvaluation, TrainingAlert
 from registry.records import Record
 
-FailureKind = Literal["data", "config", "diverged", "out_of_memory", "model", "disk", "orphaned", "internal"]
+FailureKind = Literal[
+    "data", "config", "diverged", "out_of_memory", "model", "disk", "orphaned", "peer_lost", "internal"
+]
 EndState = Literal["finished", "stopped", "paused"]
 
 
@@ -58,7 +61,8 @@ class Progress(Record):
     """State after a step. `loss` is the mean since the last report, in nats an answer token.
 
     `smoothed_loss` is that of the last 50 steps; `average_tokens_per_second` that of this run so far.
-    `alerts` are sentences on what a person should look at.
+    `alerts` are those that hold now. `micro_evaluation` is the last one; before it, `unmeasured_because`
+    says why there is none.
     """
 
     type: Literal["progress"] = "progress"
@@ -71,10 +75,13 @@ class Progress(Record):
     smoothed_loss: float | None = None
     tokens_per_second: float | None = Field(default=None, ge=0)
     average_tokens_per_second: float | None = Field(default=None, ge=0)
-    alerts: tuple[str, ...] = ()
+    alerts: tuple[TrainingAlert, ...] = ()
+    micro_evaluation: MicroEvaluation | None = None
+    unmeasured_because: str = ""
     num_tokens: int = Field(ge=0)
     num_unused_rows: int = Field(ge=0, description="rows that no step has used yet")
     peak_memory_bytes: int = Field(ge=0)
+    resident_bytes: int | None = Field(default=None, ge=0, description="main memory of the process now")
 
 
 class CheckpointSaved(Record):

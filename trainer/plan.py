@@ -9,24 +9,11 @@ from pydantic import Field
 
 from registry.model_shapes import ModelShape
 from registry.records import Record
+from trainer.dataset_shape import DatasetShape
 from trainer.errors import ConfigError
 from trainer.estimate import TrainingMemory, TrainingMode, largest_token_budget, training_memory
 
 UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
-
-
-class DatasetShape(Record):
-    """What of a dataset decides memory. `answer_share` is the largest that any of its batches has."""
-
-    num_rows: int = Field(ge=1)
-    num_dropped_rows: int = Field(ge=0)
-    num_tokens: int = Field(ge=1)
-    num_answers: int = Field(ge=1)
-    num_steps: int = Field(ge=1, description="of one epoch")
-    longest_row: int = Field(ge=1, description="its number in the file")
-    longest_row_tokens: int = Field(ge=1)
-    largest_batch_tokens: int = Field(ge=1, description="padding included")
-    answer_share: float = Field(gt=0, le=1)
 
 
 class TrainingPlan(Record):
@@ -39,6 +26,8 @@ class TrainingPlan(Record):
     memory: TrainingMemory
     fits: bool
     largest_tokens: int = Field(ge=0, description="the largest safe tokens_per_batch; 0: nothing fits")
+    plain_peak_bytes: int = Field(ge=0, description="with the logits of all answers at once")
+    plain_largest_tokens: int = Field(ge=0, description="the largest safe tokens_per_batch with those")
     dataset: DatasetShape | None = None
     note: str = ""
 
@@ -59,6 +48,7 @@ def training_plan(
     memory = training_memory(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
     available = max(0, capacity_bytes - reserve_bytes)
     largest = largest_token_budget(shape, capacity_bytes=available, mode=mode, answer_share=share)
+    plain = mode.changed(cross_entropy="plain")
     return TrainingPlan(
         capacity_bytes=capacity_bytes,
         reserve_bytes=reserve_bytes,
@@ -67,6 +57,12 @@ def training_plan(
         memory=memory,
         fits=memory.peak <= available,
         largest_tokens=largest,
+        plain_peak_bytes=training_memory(
+            shape, num_tokens=num_tokens, num_answers=num_answers, mode=plain
+        ).peak,
+        plain_largest_tokens=largest_token_budget(
+            shape, capacity_bytes=available, mode=plain, answer_share=share
+        ),
         dataset=dataset,
         note=_note(largest, dataset=dataset),
     )

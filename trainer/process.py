@@ -11,6 +11,7 @@
 | 6 | the model cannot be loaded or learnt from |
 | 7 | the disk is full |
 | 8 | the supervisor is gone |
+| 9 | one of several processes: another is gone, or ended the run and said why |
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from registry.errors import TandemError
 from trainer.config.job import JobConfig, read_job
 from trainer.control import FlagControl
 from trainer.errors import TrainerError
-from trainer.leash import Leash
+from trainer.launch import launch
+from trainer.leash import Leash, watch_parent
 from trainer.messages import ChildMessage, Failed, FailureKind, Finished, Warned
+from trainer.ranks import num_ranks, rank
 from trainer.wire import LineWriter, claim_stdout
 
 STDIN = 0
@@ -44,7 +47,9 @@ EXIT_CODES: dict[FailureKind, int] = {
     "model": 6,
     "disk": 7,
     "orphaned": 8,
+    "peer_lost": 9,
 }
+UNSAID: tuple[FailureKind, ...] = ("orphaned", "peer_lost")  # nobody listens, or another said it
 LAST_WORDS = b"The control pipe is closed: the supervisor is gone. To train without one, pass --alone.\n"
 
 Emit = Callable[[ChildMessage], None]
@@ -53,6 +58,10 @@ Emit = Callable[[ChildMessage], None]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job of the command line; the exit code."""
     arguments = _parser().parse_args(argv)
+    if arguments.processes > 1:
+        return launch(_without_processes(arguments), num_processes=arguments.processes)
+    if num_ranks() > 1:
+        watch_parent(on_gone=_die)
     is_terminal = sys.stdout.isatty()
     is_alone = arguments.alone or sys.stdin is None or sys.stdin.isatty()
     control = FlagControl()
@@ -80,7 +89,7 @@ def run(
     """
     try:
         config = read_job(job, overrides=overrides)
-        emit = emit if is_alone else _put_on_leash(emit, control=control)
+        emit = emit if is_alone or rank() else _put_on_leash(emit, control=control)
         _train(config, emit=emit, control=control)
     except Exception as error:  # noqa: BLE001 - whatever happens, the supervisor is told
         return _fail(error, emit=emit)
@@ -99,7 +108,7 @@ def _fail(error: Exception, *, emit: Emit) -> int:
     if failed.kind == "internal":
         traceback.print_exception(error, file=sys.stderr)
     print(f"{failed.message} {failed.remedy}".strip(), file=sys.stderr)  # noqa: T201 - the log of this job
-    if failed.kind != "orphaned":
+    if failed.kind not in UNSAID:
         try:
             emit(failed)
         except TrainerError as orphaned:
@@ -119,6 +128,8 @@ def _failure(error: Exception) -> Failed:
 def _open_output(descriptor: int, *, is_terminal: bool, stack: ExitStack) -> Emit:
     if not is_terminal:
         return LineWriter(descriptor)
+    if rank():  # the first process draws the bar; what goes wrong here is on standard error too
+        return lambda _: None
     # rich is of use to a terminal alone.
     from rich.console import Console
 
@@ -166,7 +177,8 @@ def _parser() -> argparse.ArgumentParser:
             "On a terminal it shows a progress bar; Ctrl-C saves a checkpoint and ends. Elsewhere it writes "
             'one JSON message a line, takes {"command": "stop"} or {"command": "pause"} on standard input, '
             "and ends as soon as that is closed. Exit codes: 0 finished, stopped or paused; 1 unforeseen; "
-            "2 job file; 3 data; 4 diverged; 5 out of memory; 6 model; 7 disk full; 8 supervisor gone."
+            "2 job file; 3 data; 4 diverged; 5 out of memory; 6 model; 7 disk full; 8 supervisor gone; "
+            "9 another of its processes gone. torchrun may start it as well."
         ),
     )
     parser.add_argument("job", type=Path, metavar="JOB.json", help="job file, see trainer/config/job.py")
@@ -179,4 +191,16 @@ def _parser() -> argparse.ArgumentParser:
         help="over the job file; may be repeated",
     )
     parser.add_argument("--alone", action="store_true", help="do not listen to standard input")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many share each step, one a card; see environment.parallel",
+    )
     return parser
+
+
+def _without_processes(arguments: argparse.Namespace) -> list[str]:
+    overrides = [f"--set={override}" for override in arguments.overrides]
+    return [str(arguments.job), *overrides, *(["--alone"] if arguments.alone else [])]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from inference.estimate import running_bytes
@@ -14,6 +16,7 @@ from registry.messages import EvaluationRequest
 from registry.model_shapes import read_shape
 from registry.records import TrainingJob
 from trainer.config.pinned import read_pinned
+from trainer.cross_entropy import CrossEntropy
 from trainer.estimate import TrainingMode, smallest_training_bytes, training_bytes
 from workers.context import Context
 from workers.devices import CpuDevice, open_device
@@ -22,28 +25,31 @@ from workers.guard import Need, holding
 
 log = logging.getLogger(__name__)
 
+ROW_WAIT_SECONDS = 1.0
+ROW_POLL_SECONDS = 0.001  # at first, then twice as long each time
+
 
 @contextmanager
-def to_train(context: Context) -> Iterator[str | None]:
+def to_train(context: Context, *, rung_for: str | None = None) -> Iterator[str | None]:
     """Hold this host's training device for the next job and give its id; None where none can begin now.
 
-    Why it cannot stands with the host until a job begins.
+    Why it cannot stands with the host until a job begins. A job is rung before its row is written: where
+    `rung_for` is not there yet and nothing else may begin, it is waited for, a second at most.
     """
-    found = _next_job(context)
+    found = _look(context) or _look_again(context, rung_for=rung_for)
     if found is None:
         yield None
         return
-    job, parent_path = found
     with ExitStack() as stack:
         try:
-            need = _training_need(context, job, parent_path=parent_path)
+            need = _training_need(context, found.job, parent_path=found.parent_path)
             _hold(context, stack, device=context.settings.training.device, need=need)
         except DeviceBusy as error:
-            _note(context, obstacle=f"{job.id} waits: {error}")
+            _note(context, obstacle=f"{found.job.id} waits: {error}", noted=found.noted_obstacle)
             yield None
             return
-        _note(context, obstacle="")
-        yield job.id
+        _note(context, obstacle="", noted=found.noted_obstacle)
+        yield found.job.id
 
 
 @contextmanager
@@ -59,24 +65,57 @@ def to_evaluate(context: Context, request: EvaluationRequest) -> Iterator[str]:
         yield ""
 
 
-def training_mode(device: str) -> TrainingMode:
+def training_mode(device: str, *, cross_entropy: CrossEntropy) -> TrainingMode:
     """What the trainer's `auto` settings come to on the device that a name means."""
     if isinstance(open_device(device), CpuDevice):
-        return TrainingMode(device="cpu", arithmetic="float32", checkpoints_gradients=False)
-    return TrainingMode()
+        return TrainingMode(
+            device="cpu",
+            arithmetic="float32",
+            checkpoints_gradients=False,
+            copies_state=True,
+            cross_entropy=cross_entropy,
+        )
+    return TrainingMode(cross_entropy=cross_entropy)
 
 
-def _next_job(context: Context) -> tuple[TrainingJob, Path] | None:
+@dataclass(frozen=True)
+class _Next:
+    """The job that is next, where its parent lies, and what is noted of this host."""
+
+    job: TrainingJob
+    parent_path: Path
+    noted_obstacle: str
+
+
+def _look(context: Context) -> _Next | None:
     settings = context.settings
     with context.registry.reading() as tx:
         job = queue.first_ready(tx, queues=settings.training.queues, host=context.host, rules=settings.queue)
         if job is None:
             return None
+        noted = hosts.waits_for(tx, name=context.host)
         try:
             parent = lineage.parent_for(tx, wish=job.parent_checkpoint_id or job.parent)
         except RegistryError:
-            return job, Path()  # the run itself fails and says why
-    return job, Path(parent.path)
+            return _Next(job, Path(), noted)  # the run itself fails and says why
+    return _Next(job, Path(parent.path), noted)
+
+
+def _look_again(context: Context, *, rung_for: str | None) -> _Next | None:
+    deadline, pause = time.monotonic() + ROW_WAIT_SECONDS, ROW_POLL_SECONDS
+    while rung_for is not None:
+        is_last = _is_written(context, rung_for) or time.monotonic() > deadline
+        found = _look(context)
+        if found is not None or is_last:
+            return found
+        time.sleep(pause)
+        pause *= 2
+    return None
+
+
+def _is_written(context: Context, job_id: str) -> bool:
+    with context.registry.reading() as tx:
+        return tx.seek(TrainingJob, job_id) is not None
 
 
 def _training_need(context: Context, job: TrainingJob, *, parent_path: Path) -> Need:
@@ -86,7 +125,8 @@ def _training_need(context: Context, job: TrainingJob, *, parent_path: Path) -> 
         log.warning("%s: its memory is not estimated: %s", job.id, error)
         return Need(role="training", subject=job.id, num_bytes=0, least_bytes=0)
     tokens = read_pinned(job.hyperparameters).hyperparameters.tokens_per_batch
-    mode = training_mode(context.settings.training.device)
+    training = context.settings.training
+    mode = training_mode(training.device, cross_entropy=training.cross_entropy)
     return Need(
         role="training",
         subject=job.id,
@@ -115,9 +155,8 @@ def _hold(context: Context, stack: ExitStack, *, device: str, need: Need) -> Non
     )
 
 
-def _note(context: Context, *, obstacle: str) -> None:
-    with context.registry.reading() as tx:
-        if hosts.waits_for(tx, name=context.host) == obstacle:
-            return
+def _note(context: Context, *, obstacle: str, noted: str) -> None:
+    if obstacle == noted:
+        return
     with context.registry.transaction() as tx:
         hosts.note_obstacle(tx, name=context.host, obstacle=obstacle, actor=context.actor)

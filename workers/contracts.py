@@ -85,6 +85,7 @@ TASKS: dict[str, Contract] = {
     "ranking.update": Contract(RankingRequest, CONTROL, has_result=True),
     "deployment.sync_best": Contract(DeploymentRequest, CONTROL, has_result=True),
     "deployment.rollback": Contract(RollbackRequest, CONTROL, has_result=True),
+    "deployment.watch": Contract(Nothing, CONTROL),
     "safety.sweep": Contract(Nothing, CONTROL),
 }
 

@@ -1,8 +1,9 @@
 """One user of a GPU at a time on a host, and none before there is memory for it.
 
-The lock is a file that the kernel frees when its holder dies, whatever killed it. It is for work that comes
-and goes: training, evaluation. The inference server stays on its GPU and takes no lock; its memory counts.
-On a CPU, which roles share, only memory is looked at.
+There are two locks, which the kernel frees when their holder dies, whatever killed it: a file of the home,
+which says who holds it, and a name that other homes on this machine see too. They are for work that comes and
+goes: training, evaluation. The inference server stays on its GPU and takes no lock; its memory counts. On a
+CPU, which roles share, only memory is looked at.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,6 +25,7 @@ from registry.records import Record
 from registry.store import Clock
 from workers.devices import GIGABYTE, CpuDevice, Device, DeviceProcess
 from workers.errors import DeviceBusy, DeviceUnreadable
+from workers.machine_lock import Taken, bearing
 
 # The inference server, and the worker that keeps its CUDA context between two evaluations.
 OUR_COMMANDS = ("inference.server", "workers.app", "celeryd: intelligence@")
@@ -94,10 +96,22 @@ def _locked(device: Device, *, directory: Path, is_needed: bool) -> Iterator[IO[
     with (directory / f"{device.name}.lock").open("a+") as file:
         if not _try_lock(file):
             raise DeviceBusy(f"{device.name} is held: {_words_of(file)}.")
+        with _alone_on_machine(device):
+            try:
+                yield file
+            finally:
+                _write(file, text="")
+
+
+@contextmanager
+def _alone_on_machine(device: Device) -> Iterator[None]:
+    with ExitStack() as stack:
         try:
-            yield file
-        finally:
-            _write(file, text="")
+            if device.identity:
+                stack.enter_context(bearing(device.identity))
+        except Taken as taken:
+            raise DeviceBusy(f"{device.name} is held for another tandem home by {taken}.") from None
+        yield
 
 
 def _try_lock(file: IO[str]) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from config.settings import Settings
-from registry.files import write_json
-from registry.records import Checkpoint, Dataset, TrainingJob
+from registry.records import Checkpoint, Dataset, Suite, TrainingJob
 from trainer.config.job import (
     DataConfig,
     EnvironmentConfig,
@@ -19,17 +18,25 @@ from trainer.config.job import (
 from trainer.config.pinned import read_pinned
 
 
-def write_job_file(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings) -> Path:
+def write_job_file(
+    job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings, suite: Suite | None = None
+) -> Path:
     """Write `run/jobs/<job>.json` and return its path."""
     path = settings.paths.run / "jobs" / f"{job.id}.json"
-    config = job_config(job, dataset=dataset, parent=parent, settings=settings)
-    # Written anew for each attempt: after a power cut nobody reads this one.
-    write_json(path, value=config.model_dump(mode="json"), is_durable=False)
+    config = job_config(job, dataset=dataset, parent=parent, settings=settings, suite=suite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Plainly: each attempt writes it anew before it starts the one reader.
+    path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return path
 
 
-def job_config(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings) -> JobConfig:
-    """What was fixed at submission, on this host's device and directories."""
+def job_config(
+    job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settings: Settings, suite: Suite | None = None
+) -> JobConfig:
+    """What was fixed at submission, on this host's device and directories.
+
+    The active suite is what the gap is measured by: no row of it is ever taken in for training.
+    """
     training, pinned = settings.training, read_pinned(job.hyperparameters)
     return JobConfig(
         job_id=job.id,
@@ -49,9 +56,20 @@ def job_config(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settin
             checkpoints_dir=str(settings.paths.checkpoints / job.id),
             num_checkpoints=training.num_checkpoints,
         ),
-        environment=EnvironmentConfig(device=training.device, num_threads=training.num_threads),
+        environment=EnvironmentConfig(
+            device=training.device,
+            num_threads=training.num_threads,
+            cross_entropy=training.cross_entropy,
+        ),
         monitoring=MonitoringConfig(
-            report_every_seconds=training.report_every_seconds, record_rows=training.record_rows
+            report_every_seconds=training.report_every_seconds,
+            record_rows=training.record_rows,
+            validation_path=None if suite is None else suite.path,
+            num_validation_rows=training.num_validation_rows,
+            validate_every_seconds=training.validate_every_seconds,
+            max_validation_share=training.max_validation_share,
+            report_to=training.report_to,
+            logs_dir=settings.paths.logs,
         ),
         resume=True,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 
 from registry import hosts, order, queue
@@ -41,7 +42,7 @@ class Outlook:
         """A job's line with its end where it runs, its place and start where it waits."""
         start = self.starts.get(job.id)
         if start is None:
-            return line.changed(eta=forecast(span_left(job, pace=self.pace), now=tx.now))
+            return line.changed(eta=forecast(span_left(job, pace=self.pace, now=tx.now), now=tx.now))
         return line.changed(
             place=start.place, start=forecast(start.span, now=tx.now), start_unknown_because=start.reason
         )
@@ -64,15 +65,22 @@ def look_ahead(tx: Transaction, *, rules: QueueRules | None = None) -> Outlook:
         _waiting_job(tx, job, num_rows=num_rows.get(job.dataset_id, 0), obstacle=obstacle(job) or standstill)
         for job in waiting
     ]
-    spans = [span_left(job, pace=pace) for job in running]
+    spans = [span_left(job, pace=pace, now=tx.now) for job in running]
     return Outlook(waiting, running, pace, starts(queued, running=spans, pace=pace))
 
 
-def span_left(job: TrainingJob, *, pace: Pace | None) -> Span | None:
-    """Time until a running job's last step, by its last report; None where it has none or does not run."""
+def span_left(job: TrainingJob, *, pace: Pace | None, now: datetime) -> Span | None:
+    """Time from now until a running job's last step; None where nothing was reported or it does not run.
+
+    As its runner measured it at the last report, else by the speed that this report tells.
+    """
     progress = job.progress
     if job.state is not JobState.RUNNING or progress is None:
         return None
+    if progress.left is not None:
+        age_seconds = max(0.0, (now - progress.reported_at).total_seconds())
+        left = progress.left
+        return Span(max(0.0, left.seconds - age_seconds), left.variance, left.num_samples)
     return remaining_by_speed(
         step=progress.step,
         num_steps=progress.num_steps,

@@ -33,7 +33,7 @@ from registry.records import (
 )
 from registry.states import CheckpointState, EvaluationState, Outcome, Priority
 from registry.store import Transaction
-from workers import calibrations, standings
+from workers import calibrations, standings, traffic
 from workers.context import Context, Message
 
 ACTOR = "control"
@@ -53,7 +53,7 @@ def owed(tx: Transaction, *, settings: Settings) -> list[Message]:
     """The messages that move every checkpoint one step on; notes in the registry that they were sent."""
     suite = lineage.active_suite(tx)
     if suite is None:
-        return []
+        return list(traffic.owed(tx, settings=settings))
     return [
         *_evaluations(tx, suite=suite, settings=settings),
         *_verdicts(tx, suite=suite, settings=settings),
@@ -61,6 +61,7 @@ def owed(tx: Transaction, *, settings: Settings) -> list[Message]:
         *calibrations.owed(tx, suite=suite, settings=settings),
         *_ranking(tx, settings=settings),
         *_deployment(tx, suite=suite),
+        *traffic.owed(tx, settings=settings),
     ]
 
 

@@ -11,25 +11,21 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from config.settings import Settings
-from registry import hosts, lineage, queue
+from registry import lineage
 from registry.calibrations import Calibration, CalibrationOutcome
 from registry.files import write_json
-from registry.records import Deployment, Lease, TrainingJob
-from registry.states import JobState
+from registry.records import Deployment, TrainingJob
 from registry.status_files import (
     CalibrationLine,
     ComparisonLine,
     ConfidenceCalibration,
     LastDeployment,
     ModelComparisons,
-    TrainingState,
-    TrainingStatus,
 )
 from registry.store import Registry, Transaction
-from workers import judgement_files, queue_folders
+from workers import judgement_files, queue_folders, training_statuses
+from workers.surroundings import Surroundings, read_surroundings
 
-# Two heartbeats and a half: with a sweep each 30 s, a dead trainer reads `crashed` within 60 s.
-CRASHED_AFTER_SECONDS = 25.0
 STALE_AFTER_SECONDS = 60.0
 MAX_CALIBRATIONS = 50
 
@@ -40,9 +36,10 @@ def refresh(registry: Registry, *, settings: Settings) -> None:
     The registry is read first: no transaction is open while files are written.
     """
     stale = STALE_AFTER_SECONDS
+    surroundings = read_surroundings(registry)
     with registry.reading() as tx:
         statuses = {
-            "training_status": current_training_status(tx),
+            "training_status": training_statuses.current(tx, surroundings=surroundings),
             "last_deployment": last_deployment(tx),
             "regression_monitoring": judgement_files.regression_monitoring(tx, stale_after_seconds=stale),
             "automated_testing": judgement_files.automated_testing(tx, stale_after_seconds=stale),
@@ -60,48 +57,12 @@ def write_status(directory: Path, *, name: str, status: BaseModel) -> None:
     write_json(directory / f"{name}.json", value=status.model_dump(mode="json"), is_durable=False)
 
 
-def write_training_status(directory: Path, *, job: TrainingJob, now: datetime) -> None:
+def write_training_status(
+    directory: Path, *, job: TrainingJob, now: datetime, surroundings: Surroundings | None = None
+) -> None:
     """Write `training_status.json` for the job at hand, as its runner knows it."""
-    write_status(directory, name="training_status", status=training_status(job, now=now))
-
-
-def training_status(job: TrainingJob | None, *, now: datetime, is_alive: bool = True) -> TrainingStatus:
-    """What a job's row says of training; `is_alive` is False where its lease is no longer renewed."""
-    common = {"written_at": now, "stale_after_seconds": CRASHED_AFTER_SECONDS}
-    if job is None:
-        return TrainingStatus(status="idle", reason="no job is running", **common)
-    status, reason = _training_state(job, is_alive=is_alive)
-    progress = job.progress
-    fields = {} if progress is None else progress.model_dump(exclude={"num_steps", "num_tokens"})
-    return TrainingStatus(
-        status=status,
-        reason=reason,
-        job_id=job.id,
-        name=job.name,
-        priority=job.priority,
-        attempt=job.attempts + 1,
-        total_steps=None if progress is None else progress.num_steps,
-        eta_seconds=_eta_seconds(job) if status == "training" else None,
-        **fields,
-        **common,
-    )
-
-
-def current_training_status(tx: Transaction) -> TrainingStatus:
-    """Training as the registry knows it: the running job, or why none runs."""
-    running = queue.running(tx)
-    if running:
-        job = running[0]
-        lease = tx.seek(Lease, queue.resource_of(job.id))
-        age = None if lease is None else (tx.now - lease.renewed_at).total_seconds()
-        return training_status(job, now=tx.now, is_alive=age is not None and age < CRASHED_AFTER_SECONDS)
-    waiting = queue.waiting(tx)
-    crashed = next((job for job in waiting if job.problems), None)
-    status = training_status(crashed, now=tx.now)
-    held = hosts.standstill(tx)
-    if not held:
-        return status
-    return status.changed(reason=held if crashed is None else f"{status.reason} Now {held}")
+    status = training_statuses.of_job(job, now=now, surroundings=surroundings)
+    write_status(directory, name="training_status", status=status)
 
 
 def last_deployment(tx: Transaction) -> LastDeployment | None:
@@ -166,21 +127,3 @@ def model_comparisons(tx: Transaction) -> ModelComparisons:
         made_at=ranking.made_at,
         **common,
     )
-
-
-def _training_state(job: TrainingJob, *, is_alive: bool) -> tuple[TrainingState, str]:
-    last = job.problems[-1].message if job.problems else ""
-    if job.state is JobState.RUNNING:
-        return ("training", "") if is_alive else ("crashed", "its worker stopped reporting")
-    if job.state in (JobState.QUEUED, JobState.FAILED) and last:
-        return "crashed", last
-    return "idle", f"{job.id} {job.state}. {last}".strip()
-
-
-def _eta_seconds(job: TrainingJob) -> float | None:
-    """From measured speed and the mean size of a step so far; None before the first one."""
-    progress = job.progress
-    if progress is None or progress.step == 0 or not progress.tokens_per_second:
-        return None
-    tokens_per_step = progress.num_tokens / progress.step
-    return tokens_per_step * (progress.num_steps - progress.step) / progress.tokens_per_second

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,25 @@ RESOURCE = "deployment"
 @contextmanager
 def open_releases(*, registry: Registry, settings: Settings, lease: Lease, actor: str) -> Iterator[Releases]:
     """Releases of the host that the settings name, else of this one."""
-    with ExitStack() as stack:
-        target: ReleaseTarget = LocalTarget(settings.paths.releases)
-        door: ServingDoor = HttpDoor(
-            settings.server_url,
-            admin_key=settings.paths.secret("server_admin_key"),
-            timeout_seconds=settings.deployment.timeout_seconds,
-        )
-        if settings.deploy.host is not None:
-            remote = stack.enter_context(open_remote(settings, fence=lease.token))
-            target, door = remote.target, remote.door
+    with open_serving_host(settings, fence=lease.token) as (target, door):
         yield Releases(
             registry=registry, settings=settings, lease=lease, actor=actor, target=target, door=door
         )
+
+
+@contextmanager
+def open_serving_host(settings: Settings, *, fence: int = 0) -> Iterator[tuple[ReleaseTarget, ServingDoor]]:
+    """Releases and server of the host that serves. To change them takes the token of a lease."""
+    if settings.deploy.host is not None:
+        with open_remote(settings, fence=fence) as remote:
+            yield remote.target, remote.door
+        return
+    door = HttpDoor(
+        settings.server_url,
+        admin_key=settings.paths.secret("server_admin_key"),
+        timeout_seconds=settings.deployment.timeout_seconds,
+    )
+    yield LocalTarget(settings.paths.releases), door
 
 
 class Releases:
@@ -97,10 +103,15 @@ class Releases:
             log.warning("Old releases were not removed: %s", error)
         return ended
 
-    def roll_back(self, *, release_id: str | None, reason: str) -> Deployment:
-        """Serve the release before, or the named one. The one served until then counts as withdrawn."""
+    def roll_back(self, *, release_id: str | None, reason: str, only_from: str | None = None) -> Deployment:
+        """Serve the release before, or the named one. The one served until then counts as withdrawn.
+
+        `only_from` is the release that must be served until then: `NotDeployable` where it is another.
+        """
         with self._registry.reading() as tx:
             active = lineage.active_deployment(tx)
+            if only_from is not None and (active is None or active.id != only_from):
+                raise NotDeployable(f"{only_from} is not served any more.")
             wanted = _wanted(tx, release_id=release_id, active=active)
             check_return(wanted, checkpoint=tx.get(Checkpoint, wanted.checkpoint_id))
         reactivate(

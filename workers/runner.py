@@ -13,24 +13,43 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from config.settings import Settings
 from registry import commands, leases, lineage, queue
-from registry.errors import NotFound, RegistryUnavailable, StaleWrite, TandemError
+from registry.errors import RegistryUnavailable, StaleWrite, TandemError
 from registry.ids import checkpoint_id
-from registry.records import Checkpoint, Dataset, JobProgress, Lease, TrainingJob
+from registry.records import Checkpoint, Dataset, JobProgress, Lease, Suite, TrainingJob
 from registry.states import CheckpointState, Command, JobState
-from registry.store import Registry, Transaction
+from registry.store import Registry
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress, TrainingResult
 from workers.child import Child, TrainerChild
+from workers.devices import Device, open_device
 from workers.failures import Policy, policy_for
 from workers.job_files import write_job_file
 from workers.projections import write_training_status
+from workers.run_watch import RunWatch
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 COMMAND_SECONDS = 1.0
+
+
+class Sources(NamedTuple):
+    """What a job learns, from where it starts, and what it is watched on where there is a suite."""
+
+    dataset: Dataset
+    parent: Checkpoint
+    suite: Suite | None
+
+
+class Claim(NamedTuple):
+    """A job that this worker runs; without sources, what is missing is found out by its run."""
+
+    job: TrainingJob
+    lease: Lease
+    sources: Sources | None
 
 
 @dataclass
@@ -49,6 +68,8 @@ class TrainingRun:
     command_seconds: float = COMMAND_SECONDS
     start_child: Callable[..., Child] = TrainerChild
     parent_pid: int = field(default_factory=os.getppid)
+    device: Device | None = None
+    sources: Sources | None = None
     _finished: Finished | None = None
     _failed: Failed | None = None
     _progress: JobProgress | None = None
@@ -56,6 +77,11 @@ class TrainingRun:
     _stop_requested_at: float | None = None
     _command: Command | None = None
     _asked: float = 0.0
+
+    def __post_init__(self) -> None:
+        """What is learnt of the run is kept by its watch."""
+        device = self.device or open_device(self.settings.training.device)
+        self._watch = RunWatch(self.job, registry=self.registry, device=device)
 
     def run(self) -> TrainingJob:
         """Train to an end and record it. The job as it stands afterwards."""
@@ -77,14 +103,18 @@ class TrainingRun:
             self._write_status()
 
     def _prepare(self) -> Path:
+        dataset, parent, suite = self.sources or self._find_sources()
+        return write_job_file(self.job, dataset=dataset, parent=parent, suite=suite, settings=self.settings)
+
+    def _find_sources(self) -> Sources:
         with self.registry.reading() as tx:
             # `claim` chose the parent; where it found none, this says why.
             parent = lineage.parent_for(tx, wish=self.job.parent_checkpoint_id or self.job.parent)
-            dataset = tx.get(Dataset, self.job.dataset_id)
-        return write_job_file(self.job, dataset=dataset, parent=parent, settings=self.settings)
+            return Sources(tx.get(Dataset, self.job.dataset_id), parent, lineage.active_suite(tx))
 
     def _follow(self, child: Child) -> None:
         """Hand on every message until the trainer is gone and its pipe is empty."""
+        self._watch.look_around()
         self._write_status()
         while True:
             message = child.next_message(timeout_seconds=POLL_SECONDS)
@@ -98,7 +128,7 @@ class TrainingRun:
 
     def _take(self, message: ChildMessage) -> None:
         if isinstance(message, Progress):
-            self._progress = _job_progress(message, now=self.registry.clock())
+            self._progress = self._watch.take(message)
             self._write_status()
         elif isinstance(message, CheckpointSaved):
             self._record_checkpoint(message)
@@ -107,6 +137,16 @@ class TrainingRun:
             self._catch_up(message)
         elif isinstance(message, Failed):
             self._failed = message
+            self._note_divergence(message)
+
+    def _note_divergence(self, failed: Failed) -> None:
+        """An alert like the others: it stands with the job's last report, and among the events."""
+        progress = self._progress or self.job.progress
+        if failed.kind != "diverged":
+            return
+        alert = self._watch.note_divergence(failed.message, step=0 if progress is None else progress.step)
+        if progress is not None:
+            self._progress = progress.changed(alerts=(*progress.alerts, alert))
 
     def _catch_up(self, finished: Finished) -> None:
         """The last report may be older than the end: a resumed run may have had no step left to take."""
@@ -123,12 +163,15 @@ class TrainingRun:
             with self.registry.transaction() as tx:
                 self.lease = leases.renew(tx, self.lease, seconds=self.settings.training.lease_seconds)
                 self.job = tx.update(self.job, progress=self._progress or self.job.progress)
+                self._watch.write_events(tx, actor=self.actor)
+            self._watch.forget_events()
             self._renewed = time.monotonic()
         except RegistryUnavailable as error:
             log.warning("%s: the lease could not be renewed: %s", self.job.id, error)
             if waited >= self.settings.training.lease_seconds:
                 child.end()
                 raise StaleWrite(f"{self.job.id}: the lease ran out while the registry was away.") from error
+        self._watch.look_around()
         self._write_status()
 
     def _pass_on_stop(self, child: Child) -> None:
@@ -182,6 +225,7 @@ class TrainingRun:
         self.on_checkpoint()
 
     def _end(self, child: Child) -> TrainingJob:
+        self._write_alert_events()
         finished = self._finished
         if finished is not None and finished.result.state == "finished":
             return self._succeed(finished)
@@ -196,6 +240,15 @@ class TrainingRun:
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         words = child.last_words()
         return self._end_badly(kind="killed", message=f"the trainer ended without a result ({how}). {words}")
+
+    def _write_alert_events(self) -> None:
+        if not self._watch.has_events:
+            return
+        with self.registry.transaction() as tx:
+            tx.check_lease(self.lease)
+            self.job = tx.update(self.job, progress=self._progress or self.job.progress)
+            self._watch.write_events(tx, actor=self.actor)
+        self._watch.forget_events()
 
     def _succeed(self, finished: Finished) -> TrainingJob:
         with self.registry.transaction() as tx:
@@ -253,18 +306,24 @@ class TrainingRun:
 
     def _write_status(self) -> None:
         job = self.job.changed(progress=self._progress or self.job.progress)
-        write_training_status(self.settings.paths.status, job=job, now=self.registry.clock())
+        write_training_status(
+            self.settings.paths.status,
+            job=job,
+            now=self.registry.clock(),
+            surroundings=self._watch.surroundings,
+        )
 
 
 def claim(
     registry: Registry, *, settings: Settings, holder: str, host: str = "", job_id: str | None = None
-) -> tuple[TrainingJob, Lease] | None:
+) -> Claim | None:
     """Take the first job of this host's queues that may run, with its parent fixed, or None.
 
     Also None where `job_id` is given and another is the first by now: the device was judged for that one.
     """
     training = settings.training
-    with registry.transaction() as tx:
+    # A power cut that takes the claim back ends its holder too: the job then waits again, as it should.
+    with registry.transaction(is_durable=False) as tx:
         claimed = queue.claim_next(
             tx,
             queues=training.queues,
@@ -274,15 +333,12 @@ def claim(
             rules=settings.queue,
             only_id=job_id,
         )
-        return None if claimed is None else (_with_parent(tx, claimed[0]), claimed[1])
-
-
-def _with_parent(tx: Transaction, job: TrainingJob) -> TrainingJob:
-    try:
-        parent = lineage.parent_for(tx, wish=job.parent_checkpoint_id or job.parent)
-    except NotFound:
-        return job  # its run ends badly, with the reason
-    return tx.update(job, parent_checkpoint_id=parent.id)
+        if claimed is None:
+            return None
+        dataset = tx.get(Dataset, claimed.job.dataset_id)  # a foreign key: it is there
+        suite = lineage.active_suite(tx)
+    sources = None if claimed.parent is None else Sources(dataset, claimed.parent, suite)
+    return Claim(claimed.job, claimed.lease, sources)
 
 
 def _note(result: TrainingResult) -> str:
@@ -293,8 +349,3 @@ def _note(result: TrainingResult) -> str:
     if result.num_truncated_rows:
         parts.append(f"{result.num_truncated_rows} rows over max_length were cut off")
     return "; ".join(parts)
-
-
-def _job_progress(message: Progress, *, now: object) -> JobProgress:
-    fields = message.model_dump(include=set(JobProgress.model_fields))
-    return JobProgress.model_validate({**fields, "reported_at": now})

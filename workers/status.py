@@ -26,10 +26,11 @@ from registry.status_files import (
     TrainingStatus,
 )
 from registry.store import Transaction
-from workers import projections, steering
+from workers import projections, steering, training_statuses
 from workers.context import Context
 from workers.contracts import TRAINING_QUEUES
 from workers.outlook import Outlook, look_ahead
+from workers.surroundings import read_surroundings
 
 HTTP_SECONDS = 2.0
 MAX_JOBS = 50
@@ -51,6 +52,7 @@ def system_status(context: Context, *, nodes: Sequence[str] | None = None) -> Sy
     workers = worker_status(nodes, now=now)
     parts: list[PartStatus] = [redis_part, *workers, server_part, flower_status(settings, now=now)]
     try:
+        surroundings = read_surroundings(context.registry)
         with context.registry.reading() as tx:
             outlook = look_ahead(tx, rules=settings.queue)
             return SystemStatus(
@@ -62,7 +64,7 @@ def system_status(context: Context, *, nodes: Sequence[str] | None = None) -> Sy
                     beat_status(tx, sweep_seconds=settings.schedule.sweep_seconds),
                     PartStatus(name="registry", state="up", observed_at=now),
                 ),
-                training=projections.current_training_status(tx),
+                training=training_statuses.current(tx, surroundings=surroundings),
                 queues=tuple(_queue(tx, name=name, depths=depths, outlook=outlook) for name in Priority),
                 jobs=tuple(outlook.line(job_line(job, now=now), job=job, tx=tx) for job in recent_jobs(tx)),
                 checkpoints=tuple(checkpoint_lines(tx)),

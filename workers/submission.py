@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from config.settings import Settings
@@ -19,9 +22,20 @@ from trainer.config.job import check_hyperparameters
 from trainer.config.pinned import Pinned, profile_named
 from workers import intake
 
+BELL_LEAD_SECONDS = 0.5  # half of what a worker waits for a row that it was rung for
 
-def submit(request: TrainingSubmission, *, settings: Settings, registry: Registry) -> SubmittedJob:
+
+def submit(
+    request: TrainingSubmission,
+    *,
+    settings: Settings,
+    registry: Registry,
+    ring: Callable[[TrainingJob], None] = lambda _job: None,
+) -> SubmittedJob:
     """Check everything, then add dataset and job in one transaction: no half-made job.
+
+    A new job is rung before it is written, so that the worker wakes meanwhile: who comes too early waits for
+    the row (`workers/admission.py`), and where writing takes longer than that, it is rung again.
 
     Raises `DatasetError`, `NotFound` (parent, predecessor), `QueueFull` or the trainer's `ConfigError`.
     """
@@ -30,18 +44,23 @@ def submit(request: TrainingSubmission, *, settings: Settings, registry: Registr
     path = intake.locate(request.dataset, settings=settings)
     dataset = intake.take_dataset(path, settings=settings, now=registry.clock())
     intake.refuse_unfit(read_rows(Path(dataset.path)), name=path.name, profile=profile)
+    wish = _job(request, dataset=dataset, path=path, how=how, settings=settings, now=registry.clock())
     with registry.reading() as tx:
         lineage.parent_for(tx, wish=request.parent)
         suite = lineage.active_suite(tx)
+        is_known = bool(tx.find(TrainingJob, dedupe_key=wish.dedupe_key, limit=1))
     if suite is not None:
         intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
+    rung_at = time.monotonic()
+    if not is_known:
+        ring(wish)
     with registry.transaction() as tx:
-        dataset = _keep_dataset(tx, dataset=dataset)
-        job = _job(
-            request, dataset=dataset, path=path, how=how, max_length=settings.training.max_length, tx=tx
-        )
-        submitted, is_new = queue.submit(tx, job, actor=request.submitted_by, rules=settings.queue)
-    return SubmittedJob(job=submitted, is_new=is_new)
+        _keep_dataset(tx, dataset=dataset)
+        job, is_new = queue.submit(tx, wish, actor=request.submitted_by, rules=settings.queue)
+    was_slow = time.monotonic() - rung_at > BELL_LEAD_SECONDS
+    if job.state is JobState.QUEUED and (is_known or was_slow):
+        ring(job)
+    return SubmittedJob(job=job, is_new=is_new)
 
 
 def pinned_for(request: TrainingSubmission, *, settings: Settings) -> Pinned:
@@ -54,16 +73,14 @@ def pinned_for(request: TrainingSubmission, *, settings: Settings) -> Pinned:
     )
 
 
-def _keep_dataset(tx: Transaction, *, dataset: Dataset) -> Dataset:
+def _keep_dataset(tx: Transaction, *, dataset: Dataset) -> None:
     known = tx.seek(Dataset, dataset.id)
     if known is None:
         tx.add(dataset, actor="control", reason=f"{dataset.num_rows} rows")
-        return dataset
-    if known.content_sha256 != dataset.content_sha256:
+    elif known.content_sha256 != dataset.content_sha256:
         raise StaleWrite(
             f"{dataset.id} names two contents: {known.content_sha256}, {dataset.content_sha256}."
         )
-    return known
 
 
 def _job(
@@ -72,9 +89,10 @@ def _job(
     dataset: Dataset,
     path: Path,
     how: Pinned,
-    max_length: int,
-    tx: Transaction,
+    settings: Settings,
+    now: datetime,
 ) -> TrainingJob:
+    max_length = settings.training.max_length
     hyperparameters = how.as_json()
     what = {"hyperparameters": hyperparameters, "max_length": max_length, "parent": request.parent}
     key = f"{dataset.id}:{sha256_text(json.dumps(what, sort_keys=True))[:16]}"
@@ -91,5 +109,5 @@ def _job(
         after=request.after,
         dedupe_key=f"{key}:{new_id('again')}" if request.force else key,
         submitted_by=request.submitted_by,
-        submitted_at=tx.now,
+        submitted_at=now,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.messages import CheckpointSaved, ChildMessage, Finished, Progress, TrainingResult
-from workers.devices import DeviceProcess, DeviceUse
+from workers.devices import DeviceLoad, DeviceProcess, DeviceUse
 from workers.errors import DeviceUnreadable
 
 Line = ChildMessage | Callable[[], None]
@@ -106,8 +106,10 @@ class FakeDevice:
         free_bytes: int = 24 * 10**9,
         processes: tuple[DeviceProcess, ...] = (),
         problem: str = "",
+        identity: str = "",
     ) -> None:
         self.name = name
+        self.identity = identity
         self.free_bytes = free_bytes
         self.processes = processes
         self.problem = problem
@@ -117,3 +119,9 @@ class FakeDevice:
         if self.problem:
             raise DeviceUnreadable(self.problem)
         return DeviceUse(total_bytes=24 * 10**9, free_bytes=self.free_bytes, processes=self.processes)
+
+    def load(self) -> DeviceLoad:
+        """Half busy and lukewarm, unless it has a problem."""
+        if self.problem:
+            return DeviceLoad(unknown_because=self.problem)
+        return DeviceLoad(utilisation=0.5, temperature_celsius=40.0)

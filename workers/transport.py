@@ -64,6 +64,16 @@ class Envelope(BaseModel):
 class GuardedChannel(redis.Channel):
     """Drops what it cannot read, and what Celery cannot take."""
 
+    _kept_client: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+        """One client for as long as its pool lives: kombu makes one for each command, a quarter of a send."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[misc]  # kombu's stubs lack it
+        if self._kept_client is None or self._kept_client.connection_pool is not self.pool:
+            self._kept_client = super()._create_client()  # type: ignore[misc]
+        return self._kept_client
+
     def basic_consume(  # type: ignore[override]  # kombu passes them in two ways
         self, queue: str, no_ack: Any, callback: Callable[[Any], Any], *args: Any, **options: Any
     ) -> Any:

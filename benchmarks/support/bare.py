@@ -1,10 +1,12 @@
 """The alternative: a bare Celery application with tandem's Celery settings and one task that does nothing.
 
-celery -A benchmarks.support.bare worker -Q bare -c 1
+It plays two contenders, each with a worker of its own. For `bare` the message is acknowledged on receipt, as
+that of `training.run` is; for `durable` when the work is done, as far as Celery can keep a job.
 """
 
 from __future__ import annotations
 
+import os
 import time
 
 from celery import Celery
@@ -13,7 +15,8 @@ from benchmarks.support.told import tell_start
 from config.settings import load_settings
 from workers.celery_settings import celery_settings
 
-NAME = "bare"
+NAME, DURABLE = "bare", "durable"
+CONTENDER = "BENCHMARK_CONTENDER"  # whom a worker works for
 # What names tandem's own tasks and queues; all else is the same.
 LEFT_OUT = {
     "include",
@@ -34,8 +37,12 @@ def configure() -> None:
     app.conf.task_default_queue = NAME
 
 
-# Acknowledged on receipt and without a result, as `training.run` is.
-@app.task(name="bare.work", acks_late=False, ignore_result=True)
+def contender() -> str:
+    """For whom this worker works."""
+    return os.environ.get(CONTENDER, NAME)
+
+
+@app.task(name="bare.work", acks_late=contender() == DURABLE, ignore_result=True)
 def work(number: str) -> None:
     """Say when it started."""
-    tell_start(NAME, name=number, started=time.monotonic())
+    tell_start(contender(), name=number, started=time.monotonic())

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,17 +37,16 @@ class Material:
     dataset: TokenizedDataset
     tokens_per_batch: int
 
-    def job(self) -> JobConfig:
-        """The engine's job, in a directory of its own."""
-        return check_job(
-            {
-                "model": {"path": str(self.model), "max_length": MAX_LENGTH},
-                "data": {"path": str(self.rows)},
-                "output": {"checkpoints_dir": tempfile.mkdtemp(dir=self.directory)},
-                "hyperparameters": {"num_epochs": 1000, "tokens_per_batch": self.tokens_per_batch},
-                "environment": {"device": "cpu", "num_threads": torch.get_num_threads()},
-            }
-        )
+    def job(self, **sections: dict[str, Any]) -> JobConfig:
+        """The engine's job, in a directory of its own; `sections` add to those given here."""
+        job: dict[str, dict[str, Any]] = {
+            "model": {"path": str(self.model), "max_length": MAX_LENGTH},
+            "data": {"path": str(self.rows)},
+            "output": {"checkpoints_dir": tempfile.mkdtemp(dir=self.directory)},
+            "hyperparameters": {"num_epochs": 1000, "tokens_per_batch": self.tokens_per_batch},
+            "environment": {"device": "cpu", "num_threads": torch.get_num_threads()},
+        }
+        return check_job({**job, **{name: job.get(name, {}) | more for name, more in sections.items()}})
 
 
 def make_material(directory: Path, *, model: Path, rows: Path, tokens_per_batch: int) -> Material:

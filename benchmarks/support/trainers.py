@@ -52,12 +52,18 @@ class Deadline:
             self.last_report = (time.perf_counter(), message.num_tokens)
 
 
-def run_engine(material: Material, seconds: float) -> float:
+def run_engine(material: Material, seconds: float, *, batching: str = "auto") -> float:
     """tandem's engine with all it does, up to its last report."""
     deadline = Deadline(seconds)
-    TrainerEngine(emit=deadline.hear, control=deadline).run_job(material.job())
+    job = material.job(environment={"batching": batching})
+    TrainerEngine(emit=deadline.hear, control=deadline).run_job(job)
     reported_at, num_tokens = deadline.last_report
     return num_tokens / (reported_at - deadline.started)
+
+
+def run_engine_packed(material: Material, seconds: float) -> float:
+    """The same with rows end to end, each attended to by itself: what a card with a kernel for it does."""
+    return run_engine(material, seconds, batching="packed")
 
 
 def run_bare_loop(material: Material, seconds: float) -> float:
@@ -153,6 +159,7 @@ CONTENDERS: dict[str, Contender] = {
     "TRL, default": run_trl,
     "TRL, packing": run_trl_packing,
     "bare loop, same batches": run_bare_loop,
+    "tandem, packed": run_engine_packed,
     "tandem": run_engine,
 }
 

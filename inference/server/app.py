@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from inference.errors import RequestRefused
+from inference.server.backend import Backend
 from inference.server.chat import ChatHandler
 from inference.server.completion_protocol import CompletionRequest, GenerateRequest
 from inference.server.completions import CompletionHandler
@@ -30,10 +31,13 @@ from inference.server.insight import (
     server_info,
     system_info,
 )
+from inference.server.local import LocalBackend
 from inference.server.metrics import Metrics
 from inference.server.protocol import MODEL_ALIASES, ChatRequest
 from inference.server.releases import list_releases
 from inference.server.replies import model_entry
+from inference.server.smoke import SmokeTest
+from inference.server.vllm import VllmBackend
 from registry.serving import ReleaseInfo, ServerHealth, SetActiveAnswer, SetActiveRequest
 
 PARTS = ("tandem", "torch", "transformers", "fastapi")
@@ -44,7 +48,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def make_app(config: ServerConfig, *, clock: Callable[[], datetime] = utc_now) -> FastAPI:
+def make_backend(config: ServerConfig) -> Backend:
+    """What runs the models, by the configuration."""
+    return VllmBackend(config) if config.engine == "vllm" else LocalBackend(config)
+
+
+def make_app(
+    config: ServerConfig, *, clock: Callable[[], datetime] = utc_now, backend: Backend | None = None
+) -> FastAPI:
     """Build the application. Its start begins to load the current release and does not wait for it.
 
     Raises `ServerConfigError` for unusable keys and for an open door beyond loopback. `app.state.engine` is
@@ -52,8 +63,8 @@ def make_app(config: ServerConfig, *, clock: Callable[[], datetime] = utc_now) -
     """
     keys = load_keys(config)
     metrics = Metrics()
-    engine = Engine(config, clock=clock, metrics=metrics)
-    _watch(engine, metrics=metrics)
+    smoke = SmokeTest(lambda: app, key=keys.admin)
+    engine = _make_engine(config, backend=backend, smoke=smoke, clock=clock, metrics=metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -72,12 +83,31 @@ def make_app(config: ServerConfig, *, clock: Callable[[], datetime] = utc_now) -
         max_body_bytes=config.max_body_bytes,
         active_release_id=lambda: engine.active_id,
         metrics=metrics,
+        is_open=keys.read is None,
     )
-    app.include_router(_open_routes(engine))
-    app.include_router(_read_routes(engine, config=config, clock=clock, keys=keys))
-    app.include_router(_insight_routes(engine, config=config, keys=keys, metrics=metrics))
-    app.include_router(_admin_routes(engine, keys=keys))
+    for router in (
+        _open_routes(engine),
+        _read_routes(engine, config=config, clock=clock, keys=keys),
+        _insight_routes(engine, config=config, keys=keys, metrics=metrics),
+        _admin_routes(engine, keys=keys),
+    ):
+        app.include_router(router)
     return app
+
+
+def _make_engine(
+    config: ServerConfig,
+    *,
+    backend: Backend | None,
+    smoke: SmokeTest,
+    clock: Callable[[], datetime],
+    metrics: Metrics,
+) -> Engine:
+    engine = Engine(
+        config, backend=backend or make_backend(config), smoke=smoke, clock=clock, metrics=metrics
+    )
+    _watch(engine, metrics=metrics)
+    return engine
 
 
 def _open_routes(engine: Engine) -> APIRouter:

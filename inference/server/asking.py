@@ -13,11 +13,11 @@ from fastapi.responses import StreamingResponse
 
 from inference.errors import PromptTooLong, RequestRefused, ServerError
 from inference.generation import Generated
-from inference.server.engine import ServedRelease
 from inference.server.failures import describe
 from inference.server.protocol import MODEL_ALIASES
 from inference.server.replies import DONE, event
-from inference.server.scheduler import StreamPiece
+from inference.server.swap import ServedRelease
+from inference.server.work import StreamPiece
 from registry.serving import RELEASE_HEADER
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ async def whole(pieces: Pieces, *, request: Request) -> tuple[StreamPiece, Gener
         piece = coming.result()
     if piece.result is None:
         raise ServerError("The generation ended without a result.")
-    return piece, _checked(piece.result)
+    return piece, piece.result
 
 
 async def streamed(
@@ -90,8 +90,6 @@ async def streamed(
 ) -> StreamingResponse:
     """A stream of events. Errors before the first token are raised, so that they have their own status."""
     first = await anext(pieces)
-    if first.result is not None:
-        _checked(first.result)
     events = _events(_chained(first, pieces), pieces=pieces, form=form, wants_usage=wants_usage)
     headers = headers_of(release) | {"Cache-Control": "no-cache"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -115,7 +113,7 @@ async def _events(
                 if (chunk := form.text_chunk(piece)) is not None:
                     yield chunk
                 if piece.result is not None:
-                    yield form.end_chunk(_checked(piece.result))
+                    yield form.end_chunk(piece.result)
                     if wants_usage:
                         yield form.usage_chunk(piece.result)
         except Exception as error:
@@ -123,9 +121,3 @@ async def _events(
             logger.exception("stream %s failed", form.completion_id)
             yield event(describe(error)[1])
         yield DONE
-
-
-def _checked(result: Generated) -> Generated:
-    if result.finish_reason == "error":
-        raise ServerError("The model's logits were not finite, so it has no answer.")
-    return result

@@ -28,7 +28,7 @@ class ChatHandler:
         """Generate and answer. Errors before the first token have their own status, streamed or not."""
         check_supported(body)
         settings = generation_settings(body, max_new_tokens=self._config.max_new_tokens)
-        release = self._engine.active()
+        release = await self._engine.release_for(body.model)
         check_model(body.model, release=release)
         prompt = await self._engine.encode(release, body.chat_messages)
         check_length(prompt, max_prompt_tokens=self._config.max_prompt_tokens)

@@ -17,11 +17,12 @@ from inference.server.asking import Pieces, check_length, check_model, headers_o
 from inference.server.completion_protocol import CompletionRequest, GenerateAnswer, GenerateRequest
 from inference.server.confidence import confidence_of
 from inference.server.config import ServerConfig
-from inference.server.engine import Engine, ServedRelease
+from inference.server.engine import Engine
 from inference.server.logprobs import completion_logprobs
 from inference.server.protocol import settings_of
 from inference.server.replies import event, fingerprint, usage
-from inference.server.scheduler import StreamPiece
+from inference.server.swap import ServedRelease
+from inference.server.work import StreamPiece
 from registry.rows import ChatMessage
 
 
@@ -85,7 +86,7 @@ class CompletionHandler:
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         """Go on with each prompt; several are generated for at the same time."""
         body.check()
-        release = self._engine.active()
+        release = await self._engine.release_for(body.model)
         check_model(body.model, release=release)
         prompts = [await self._engine.encode_text(release, text) for text in body.prompts]
         for prompt in prompts:
@@ -121,7 +122,7 @@ class CompletionHandler:
             seed=body.seed,
             stop=body.stop,
         )
-        release = self._engine.active()
+        release = await self._engine.release_for()
         turns = [ChatMessage(role="system", content=body.system)] if body.system else []
         messages = (*turns, ChatMessage(role="user", content=body.prompt))
         prompt = await self._engine.encode(release, messages)

@@ -6,6 +6,7 @@ import hmac
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -13,6 +14,18 @@ from inference.errors import ServerConfigError
 from registry.records import Record
 
 MIN_KEY_LENGTH = 16
+
+
+class VllmConfig(Record):
+    """A vLLM of this host: one process a release, on loopback.
+
+    `command` and `arguments` surround the release's directory: `vllm serve DIRECTORY ...`. The server adds
+    address, port, served name, and a key of its own by the environment.
+    """
+
+    command: tuple[str, ...] = Field(default=("vllm", "serve"), min_length=1)
+    arguments: tuple[str, ...] = Field(default=(), description="such as --gpu-memory-utilization=0.8")
+    start_seconds: float = Field(default=600.0, gt=0, description="compiling graphs takes minutes")
 
 
 class ServerConfig(Record):
@@ -27,6 +40,14 @@ class ServerConfig(Record):
     releases_dir: Path
     admin_key_file: Path
     read_key_file: Path | None = None
+    engine: Literal["transformers", "vllm"] = "transformers"
+    vllm: VllmConfig = VllmConfig()
+    swap: Literal["auto", "beside", "pause"] = Field(
+        default="auto", description="a new release beside the old, or in its place; auto: by free memory"
+    )
+    max_pause_seconds: float = Field(
+        default=60.0, gt=0, description="a request waits so long for a release that is being put in place"
+    )
     device: str = "auto"
     num_threads: int | None = Field(default=None, ge=1)
     max_new_tokens: int = Field(default=1024, ge=1, le=32768)

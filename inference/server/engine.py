@@ -1,114 +1,127 @@
-"""The served model and the threads that run it, seen from the event loop.
+"""The served model as the doors see it, on the event loop: who answers, and a reply as it comes.
 
-Generations run together in one thread; releases are loaded in another, beside the served one. A request
-holds on to the release it began with, so that a swap touches nothing in flight.
+A request holds on to the release it began with, so that a swap touches nothing in flight.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime
 
-from inference.errors import NoActiveRelease, Overloaded
-from inference.model import LoadedModel
+from inference.errors import (
+    EngineDown,
+    ModelError,
+    NoActiveRelease,
+    OutOfMemory,
+    Overloaded,
+    PromptTooLong,
+    RequestRefused,
+)
 from inference.prompts import encode_prompt, encode_text
-from inference.server.confidence import read_note, temperatures_of
+from inference.server.backend import Backend
 from inference.server.config import ServerConfig
 from inference.server.metrics import Metrics
-from inference.server.releases import (
-    current_release_id,
-    load_release,
-    release_directory,
-    verify_release,
-)
-from inference.server.scheduler import Scheduler, StreamPiece, Work
-from registry.calibrations import ConfidenceNote
-from registry.errors import ManifestError
-from registry.manifests import read_manifest
+from inference.server.swap import ServedRelease, Smoke, Swap
+from inference.server.work import StreamPiece, Work
 from registry.records import GenerationSettings
 from registry.rows import ChatMessage
-from registry.serving import ReleaseInfo, RunningReply, ServerHealth, ServerState
+from registry.serving import ReleaseInfo, ReleaseTraffic, RunningReply, ServerHealth
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ServedRelease:
-    """A loaded release."""
-
-    release_id: str
-    loaded: LoadedModel
-    loaded_at: datetime
-    confidence: ConfidenceNote
+HOLD_PAUSE_SECONDS = 0.02
 
 
 class Engine:
-    """Holds the active release, swaps it, and answers with it."""
+    """Answers with the active release."""
 
-    def __init__(self, config: ServerConfig, *, clock: Callable[[], datetime], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        backend: Backend,
+        smoke: Smoke,
+        clock: Callable[[], datetime],
+        metrics: Metrics,
+    ) -> None:
         self._config = config
         self._clock = clock
         self._started_at = clock()
-        self._active: ServedRelease | None = None
-        self._loading_id: str | None = None
-        self._is_restoring = False
-        self._problem = ""
-        self._num_requests = self._num_errors = self._num_pending = 0
+        self._num_requests = self._num_errors = self._num_pending = self._num_held = 0
         self._metrics = metrics
-        self._scheduler = Scheduler(max_running=config.max_running, max_tokens=config.max_batch_tokens)
+        self._backend = backend
+        self._swap = Swap(config, backend=backend, clock=clock, smoke=smoke)
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
-        self._loading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
 
     def restore(self) -> Future[None]:
         """Begin to load what `current` names. The future never fails: a broken one is told by `health`."""
-        self._is_restoring = True
-        return self._loading.submit(self._restore)
+        return self._swap.restore()
 
     def close(self) -> None:
         """End every generation at its next token and wait for the threads."""
-        self._scheduler.close()
-        for executor in (self._loading, self._encoding):
-            executor.shutdown(wait=True, cancel_futures=True)
+        self._backend.close()
+        self._swap.close()
+        self._encoding.shutdown(wait=True, cancel_futures=True)
 
     @property
     def active_id(self) -> str | None:
         """Id of the release that a request would get."""
-        active = self._active
+        active = self._swap.active
         return None if active is None else active.release_id
 
     def active(self) -> ServedRelease:
         """The release to answer with; `NoActiveRelease` says why there is none."""
-        if (active := self._active) is not None:
+        if (active := self._swap.active) is not None:
             return active
         reasons = {
             "loading": "the release is being loaded; try again shortly.",
-            "error": f"the current one cannot be served: {self._problem}",
+            "error": f"the current one cannot be served: {self._swap.problem}",
         }
-        reason = reasons.get(self._status(), "deploy one, or POST /models/set_active.")
+        reason = reasons.get(self._swap.status, "deploy one, or POST /models/set_active.")
         raise NoActiveRelease(f"no release is active; {reason}")
+
+    async def release_for(self, name: str | None = None) -> ServedRelease:
+        """The release that answers a request which names a model: the active one, or the named one on trial.
+
+        While a release is being put in place of another the request is held, `max_pause_seconds` at most.
+        """
+        staged = self._swap.staged
+        if staged is not None and staged.release_id == name:
+            return staged
+        if self._swap.active is None and self._swap.is_paused:
+            await self._held()
+        return self.active()
+
+    async def _held(self) -> None:
+        if self._num_held >= self._config.max_waiting:
+            raise Overloaded(f"{self._num_held} requests wait already.", remedy="Try again shortly.")
+        self._num_held += 1
+        deadline = time.monotonic() + self._config.max_pause_seconds
+        try:
+            while self._swap.active is None and self._swap.is_paused and time.monotonic() < deadline:
+                await asyncio.sleep(HOLD_PAUSE_SECONDS)
+        finally:
+            self._num_held -= 1
 
     @property
     def num_waiting(self) -> int:
         """Requests that were taken on and are not generated for yet."""
-        return max(0, self._num_pending - self._scheduler.num_running)
+        return max(0, self._num_pending - len(self._backend.activity().running)) + self._num_held
 
     def health(self) -> ServerHealth:
         """The server's state at this moment."""
-        active = self._active
+        swap, active = self._swap, self._swap.active
         return ServerHealth(
-            status=self._status(),
+            status=swap.status,
             release_id=None if active is None else active.release_id,
             weights_sha256=None if active is None else active.loaded.weights_sha256,
             loaded_at=None if active is None else active.loaded_at,
-            loading_release_id=self._loading_id,
-            problem=self._problem,
+            loading_release_id=swap.loading_id,
+            step=swap.step,
+            problem=swap.problem,
+            traffic=None if active is None else _traffic(active),
             num_requests=self._num_requests,
             num_errors=self._num_errors,
             num_waiting=self.num_waiting,
@@ -116,11 +129,12 @@ class Engine:
         )
 
     async def activate(self, release_id: str) -> tuple[ServedRelease, str | None]:
-        """Load a release beside the served one, probe it, swap. Returns it and the id of the one before.
+        """Serve another release; it, and the id of the one before. `ReleaseError` leaves the old one."""
+        return await self._swap.activate(release_id)
 
-        `ReleaseError` leaves the old one serving. Goes on to its end if the client does not wait for it.
-        """
-        return await asyncio.get_running_loop().run_in_executor(self._loading, self._activate, release_id)
+    async def register(self, release_id: str) -> ReleaseInfo:
+        """Verify every file of a release that lies in the server's directory, without loading it."""
+        return await self._swap.register(release_id)
 
     async def encode(self, release: ServedRelease, messages: tuple[ChatMessage, ...]) -> tuple[int, ...]:
         """Token ids of a conversation, computed off the event loop."""
@@ -145,7 +159,9 @@ class Engine:
 
         `Overloaded` if too many wait. A slow reader holds up nobody: its pieces wait in memory.
         """
-        if self.num_waiting >= self._config.max_waiting:
+        # What is on trial answers only its trial: that is not turned away, and counts as nobody's request.
+        is_trial = release is self._swap.staged
+        if not is_trial and self.num_waiting >= self._config.max_waiting:
             raise Overloaded(f"{self.num_waiting} requests wait already.", remedy="Try again shortly.")
         pieces: asyncio.Queue[StreamPiece | Exception] = asyncio.Queue()
         work = Work(
@@ -157,21 +173,26 @@ class Engine:
             is_streamed=is_streamed,
             num_likeliest=num_likeliest,
         )
-        self._num_requests += 1
+        self._num_requests += not is_trial
         self._num_pending += 1
-        self._scheduler.submit(work)
+        self._backend.submit(work)
         try:
             async for piece in _until_the_last(pieces):
+                if piece.result is not None:
+                    release.tally.num_requests += not is_trial
                 yield piece
-        except Exception:
-            self._num_errors += 1
+        except Exception as error:
+            self._count_failure(release, error=error)
             raise
         finally:
-            work.is_unwanted.set()
-            self._num_pending -= 1
-            self._metrics.count_reply(
-                len(prompt), num_tokens=work.reply.num_tokens, first_token_seconds=work.first_token_seconds
-            )
+            self._let_go(work)
+
+    def _let_go(self, work: Work) -> None:
+        work.is_unwanted.set()
+        self._num_pending -= 1
+        self._metrics.count_reply(
+            len(work.prompt), num_tokens=work.reply.num_tokens, first_token_seconds=work.first_token_seconds
+        )
 
     def running(self) -> list[RunningReply]:
         """The requests that are generated for at this moment."""
@@ -183,75 +204,39 @@ class Engine:
                 age_seconds=time.monotonic() - work.submitted_at_seconds,
                 is_streamed=work.is_streamed,
             )
-            for work in self._scheduler.running
+            for work in self._backend.activity().running
         ]
 
     @property
     def num_cached_tokens(self) -> int:
         """Tokens that the caches of keys and values hold."""
-        return self._scheduler.num_cached_tokens
+        return self._backend.activity().num_cached_tokens
 
-    async def register(self, release_id: str) -> ReleaseInfo:
-        """Verify every file of a release that lies in the server's directory, without loading it.
+    def _count_failure(self, release: ServedRelease, *, error: Exception) -> None:
+        """A release answers for what its model did; not for its client, nor for an engine that is down."""
+        if release is self._swap.staged:
+            return
+        self._num_errors += 1
+        if isinstance(error, EngineDown):
+            self._swap.revive(release)
+        elif _is_of_the_model(error):
+            release.tally.num_requests += 1
+            release.tally.num_errors += 1
 
-        `ReleaseError` for one that is not there or not whole.
-        """
-        return await asyncio.get_running_loop().run_in_executor(self._loading, self._verified, release_id)
 
-    def _verified(self, release_id: str) -> ReleaseInfo:
-        manifest = verify_release(release_directory(self._config.releases_dir, release_id))
-        return ReleaseInfo(
-            release_id=release_id,
-            weights_sha256=manifest.weights_sha256,
-            is_active=release_id == self.active_id,
-        )
-
-    def _restore(self) -> None:
-        try:
-            release_id = current_release_id(self._config.releases_dir)
-            if release_id is not None:
-                self._activate(release_id)
-        except Exception as error:
-            self._problem = str(error)
-            logger.exception("the current release cannot be restored")
-        finally:
-            self._is_restoring = False
-
-    def _activate(self, release_id: str) -> tuple[ServedRelease, str | None]:
-        before = self._active
-        self._loading_id = release_id
-        try:
-            directory = release_directory(self._config.releases_dir, release_id)
-            if before is not None and self._is_same(before, release_id=release_id):
-                return before, before.release_id
-            loaded = load_release(directory, device=self._config.device, num_threads=self._config.num_threads)
-            note = read_note(directory)
-            loaded = replace(loaded, confidence_temperatures=temperatures_of(note))
-            served = ServedRelease(release_id, loaded, loaded_at=self._clock(), confidence=note)
-        except Exception as error:
-            self._problem = str(error)
-            raise
-        finally:
-            self._loading_id = None
-        self._active, self._problem = served, ""
-        logger.info("serving release %s (weights %s)", release_id, loaded.weights_sha256[:12])
-        gc.collect()
-        return served, None if before is None else before.release_id
-
-    def _is_same(self, served: ServedRelease, *, release_id: str) -> bool:
-        if served.release_id != release_id:
-            return False
-        with suppress(ManifestError):  # a broken one is reported by loading it
-            manifest = read_manifest(self._config.releases_dir / release_id)
-            return manifest.weights_sha256 == served.loaded.weights_sha256
+def _is_of_the_model(error: Exception) -> bool:
+    if isinstance(error, RequestRefused | PromptTooLong | Overloaded):
         return False
+    return isinstance(error, OutOfMemory) or not isinstance(error, ModelError)
 
-    def _status(self) -> ServerState:
-        if self._active is not None:
-            return "ok"
-        if self._is_restoring or self._loading_id is not None:
-            return "loading"
-        return "error" if self._problem else "waiting"
+
+def _traffic(release: ServedRelease) -> ReleaseTraffic:
+    return ReleaseTraffic(
+        release_id=release.release_id,
+        since=release.loaded_at,
+        num_requests=release.tally.num_requests,
+        num_errors=release.tally.num_errors,
+    )
 
 
 def _putter(pieces: asyncio.Queue[StreamPiece | Exception]) -> Callable[[StreamPiece | Exception], None]:

@@ -10,7 +10,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from inference.errors import (
+    EngineDown,
     ModelError,
+    ModelFailed,
     NoActiveRelease,
     OutOfMemory,
     Overloaded,
@@ -26,7 +28,9 @@ RETRY_SECONDS = "1"
 STATUSES: tuple[tuple[type[TandemError], int, str], ...] = (
     (NoActiveRelease, 503, "no_active_release"),
     (Overloaded, 503, "overloaded"),
+    (EngineDown, 503, "engine_unavailable"),
     (OutOfMemory, 503, "out_of_memory"),
+    (ModelFailed, 500, "model_failed"),
     (PromptTooLong, 400, "context_length_exceeded"),
     (ReleaseError, 422, "release_unusable"),
     (ModelError, 400, "invalid_conversation"),

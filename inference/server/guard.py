@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 REQUEST_ID_HEADER = "X-Request-Id"
 NO_RELEASE = "none"
 OTHER_ROUTES = "other"
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+_FOREIGN = "Without a key this server answers only who asks for it by a name of this machine, as 127.0.0.1."
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -34,8 +36,10 @@ class RequestGuard:
         max_body_bytes: int,
         active_release_id: Callable[[], str | None],
         metrics: Metrics,
+        is_open: bool = False,
     ) -> None:
         self._app = app
+        self._is_open = is_open
         self._max_body_bytes = max_body_bytes
         self._active_release_id = active_release_id
         self._metrics = metrics
@@ -57,7 +61,12 @@ class RequestGuard:
         self._metrics.count_request(route, status=answer.status_code, seconds=time.monotonic() - began)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        declared = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        if self._is_open and not _is_from_here(headers):
+            body = error_body(_FOREIGN, status_code=403, code="foreign_host")
+            await JSONResponse(body, status_code=403)(scope, receive, send)
+            return
+        declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > self._max_body_bytes:
             body = error_body(self._too_large, status_code=413, code="body_too_large")
             await JSONResponse(body, status_code=413)(scope, receive, send)
@@ -99,6 +108,23 @@ class _Answer:
             headers[REQUEST_ID_HEADER] = self._request_id
             headers.setdefault(RELEASE_HEADER, self._active_release_id() or NO_RELEASE)
         await self._send(message)
+
+
+def _is_from_here(headers: Headers) -> bool:
+    """Whether a request names this machine as its host, and comes from no page of another.
+
+    A web page can have its own name point at loopback (DNS rebinding) and ask with its visitor's browser; it
+    cannot change the two headers that tell so.
+    """
+    origin = headers.get("origin")
+    return _is_loopback_name(headers.get("host", "")) and (
+        origin is None or _is_loopback_name(origin.partition("://")[2])
+    )
+
+
+def _is_loopback_name(place: str) -> bool:
+    name = place.rsplit(":", 1)[0] if not place.endswith("]") else place
+    return name.lower() in LOOPBACK_NAMES
 
 
 def _request_id(headers: Headers) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import psutil
 import torch
 from pydantic import AwareDatetime, Field
 
+from inference.model import LoadedModel, TextModel
 from inference.server.config import ServerConfig
 from inference.server.engine import Engine
 from registry.records import Record
@@ -17,9 +19,13 @@ LIMITS = {"max_new_tokens", "max_prompt_tokens", "max_running", "max_waiting", "
 
 
 class ServerInfo(Record):
-    """`GET /info`: the served model, None where there is none, and the server's limits."""
+    """`GET /info`: the served model, None where there is none, and the server's limits.
+
+    Device, type and number of parameters are None where another process runs the model.
+    """
 
     release_id: str | None
+    engine: str
     weights_sha256: str | None = None
     loaded_at: AwareDatetime | None = None
     device: str | None = None
@@ -74,19 +80,29 @@ def server_info(engine: Engine, *, config: ServerConfig) -> ServerInfo:
     """What answers, and within which limits."""
     limits = config.model_dump(include=LIMITS)
     if engine.active_id is None:
-        return ServerInfo(release_id=None, **limits)
+        return ServerInfo(release_id=None, engine=config.engine, **limits)
     release = engine.active()
-    parameters = list(release.loaded.model.parameters())
     return ServerInfo(
         release_id=release.release_id,
         weights_sha256=release.loaded.weights_sha256,
         loaded_at=release.loaded_at,
-        device=str(release.loaded.device),
-        dtype=str(parameters[0].dtype).removeprefix("torch."),
-        num_parameters=sum(parameter.numel() for parameter in parameters),
+        engine=config.engine,
         max_positions=release.loaded.max_positions,
+        **_of_the_weights(release.loaded),
         **limits,
     )
+
+
+def _of_the_weights(loaded: TextModel) -> dict[str, Any]:
+    """Known where the model lies in this process."""
+    if not isinstance(loaded, LoadedModel):
+        return {}
+    parameters = list(loaded.model.parameters())
+    return {
+        "device": str(loaded.device),
+        "dtype": str(parameters[0].dtype).removeprefix("torch."),
+        "num_parameters": sum(parameter.numel() for parameter in parameters),
+    }
 
 
 def running_requests(engine: Engine) -> RunningRequests:

@@ -8,13 +8,13 @@ from typing import Any
 
 from inference.continuous import NextToken
 from inference.detokenize import decode
-from inference.model import LoadedModel
+from inference.model import TextModel
 
 # JSON has no infinity: OpenAI's own floor for what the model holds impossible.
 LOWEST = -9999.0
 
 
-def chat_logprobs(tokens: Sequence[NextToken], *, loaded: LoadedModel) -> dict[str, Any]:
+def chat_logprobs(tokens: Sequence[NextToken], *, loaded: TextModel) -> dict[str, Any]:
     """`choices[].logprobs` of a chat: each token of the text, and the likeliest in its place."""
     return {
         "content": [
@@ -31,7 +31,7 @@ def chat_logprobs(tokens: Sequence[NextToken], *, loaded: LoadedModel) -> dict[s
     }
 
 
-def completion_logprobs(tokens: Sequence[NextToken], *, loaded: LoadedModel) -> dict[str, Any]:
+def completion_logprobs(tokens: Sequence[NextToken], *, loaded: TextModel) -> dict[str, Any]:
     """`choices[].logprobs` of a completion: parallel lists, offsets in characters of the text."""
     shown = _of_text(tokens, loaded=loaded)
     texts = [decode(loaded.tokenizer, [token.token_id]) for token in shown]
@@ -49,12 +49,12 @@ def completion_logprobs(tokens: Sequence[NextToken], *, loaded: LoadedModel) -> 
     }
 
 
-def _of_text(tokens: Sequence[NextToken], *, loaded: LoadedModel) -> list[NextToken]:
+def _of_text(tokens: Sequence[NextToken], *, loaded: TextModel) -> list[NextToken]:
     """Without the token that ended the turn, which is no part of the text."""
     return [token for token in tokens if token.token_id not in loaded.stop_token_ids]
 
 
-def _entry(token_id: int, logprob: float, *, loaded: LoadedModel) -> dict[str, Any]:
+def _entry(token_id: int, logprob: float, *, loaded: TextModel) -> dict[str, Any]:
     text = decode(loaded.tokenizer, [token_id])
     return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode())}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from inference.answering import generate
 from inference.errors import InferenceError, ReleaseError
-from inference.generation import generate
 from inference.model import LoadedModel, load_model
 from inference.prompts import encode_prompt
 from registry.errors import RegistryError

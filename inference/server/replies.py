@@ -8,9 +8,9 @@ from typing import Any
 
 from inference.generation import Generated
 from inference.server.confidence import confidence_of
-from inference.server.engine import ServedRelease
 from inference.server.logprobs import chat_logprobs
-from inference.server.scheduler import StreamPiece
+from inference.server.swap import ServedRelease
+from inference.server.work import StreamPiece
 from registry.records import GenerationSettings
 
 DONE = b"data: [DONE]\n\n"

@@ -7,58 +7,15 @@ touches another: its errors are its own, and one that nobody waits for any more 
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from queue import Empty, SimpleQueue
 
 from inference.continuous import Admission, NextToken, RunningBatch
-from inference.decoding import Step
 from inference.errors import ServerError
-from inference.generation import Generated, Reply, room_for_reply
 from inference.model import LoadedModel
-from registry.records import GenerationSettings
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StreamPiece:
-    """The next text of a streamed reply, and the tokens it came from; `result` is set on the last piece."""
-
-    text: str
-    tokens: tuple[NextToken, ...] = ()
-    result: Generated | None = None
-
-
-@dataclass(eq=False)
-class Work:
-    """A prompt to answer. `put` is called from the generating thread: with pieces, or one error at the end.
-
-    Where `is_streamed` is false, one piece comes, the last. Raises `PromptTooLong` when it is made.
-    """
-
-    loaded: LoadedModel
-    release_id: str
-    prompt: tuple[int, ...]
-    settings: GenerationSettings
-    put: Callable[[StreamPiece | Exception], None]
-    is_streamed: bool = False
-    num_likeliest: int = 0
-    is_unwanted: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        room = room_for_reply(self.loaded, self.prompt, settings=self.settings)
-        self.num_tokens = len(self.prompt) + room
-        self.reply = Reply(
-            self.loaded, max_new_tokens=room, settings=self.settings, is_streamed=self.is_streamed
-        )
-        self.told: list[NextToken] = []
-        self.submitted_at_seconds = time.monotonic()
-        self.first_token_seconds: float | None = None
+from inference.server.work import Work
 
 
 class Scheduler:
@@ -106,8 +63,7 @@ class Scheduler:
             self._receive()
             self._forget_unwanted()
             self._admit()
-            for model, batch in list(self._batches.items()):
-                self._advance(model, batch=batch)
+            self._advance_all()
         self._receive()
         for work in (*self._waiting, *self._running.values()):
             work.put(ServerError("The server is shutting down."))
@@ -151,6 +107,7 @@ class Scheduler:
 
     def _begin(self, model: int, *, keys: list[int]) -> None:
         loaded = self._running[keys[0]].loaded
+        assert isinstance(loaded, LoadedModel)  # noqa: S101 - this scheduler runs no other
         batch = self._batches.setdefault(model, RunningBatch(loaded))
         rows = [
             Admission(key, prompt=work.prompt, settings=work.settings, num_likeliest=work.num_likeliest)
@@ -161,35 +118,22 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - it is raised again where the request is answered
             self._fail(keys, error=error)
 
-    def _advance(self, model: int, *, batch: RunningBatch) -> None:
-        if not batch.keys:
-            # The last user of a model that is no longer served: its memory goes with it.
-            del self._batches[model]
-            return
+    def _advance_all(self) -> None:
+        """One step of each batch. An empty one is the last to hold a model that is no longer served."""
+        for batch in list(self._batches.values()):
+            if batch.keys:
+                self._advance(batch)
+        self._batches = {model: batch for model, batch in self._batches.items() if batch.keys}
+
+    def _advance(self, batch: RunningBatch) -> None:
         try:
             self._deliver(batch.step())
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(batch.keys, error=error)
 
     def _deliver(self, tokens: Iterable[NextToken]) -> None:
-        ended = [token.key for token in tokens if self._hand_over(token)]
+        ended = [token.key for token in tokens if self._running[token.key].take(token)]
         self._end(ended)
-
-    def _hand_over(self, token: NextToken) -> bool:
-        """Give the request its token; True where it was the last."""
-        work = self._running[token.key]
-        text = work.reply.add(Step(token.key, token.token_id, token.logprob, tempered=token.tempered))
-        work.told.append(token)
-        if work.first_token_seconds is None:
-            work.first_token_seconds = time.monotonic() - work.submitted_at_seconds
-        if work.reply.finish_reason is None and not work.is_streamed:
-            return False
-        told, work.told = tuple(work.told), []
-        if work.reply.finish_reason is None:
-            work.put(StreamPiece(text, tokens=told))
-            return False
-        work.put(StreamPiece(text + work.reply.rest(), tokens=told, result=work.reply.result()))
-        return True
 
     def _fail(self, keys: Iterable[int], *, error: Exception) -> None:
         failed = list(keys)

@@ -72,7 +72,8 @@ class Profile(ABC):
 
 def wrap_row(profile: Profile, row: ChatRow) -> ChatRow:
     """The row as the model is to learn it; `ProfileError` with the profile's reason for a bad one."""
-    return row.changed(messages=_wrapped(profile, row.messages, is_strict=True))
+    wrapped = _wrapped(profile, row.messages, is_strict=True)
+    return row if wrapped == row.messages else row.changed(messages=wrapped)
 
 
 def wrap_prompt(profile: Profile, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
@@ -104,5 +105,5 @@ def _wrapped(
         except ProfileError as error:
             if is_strict:
                 raise ProfileError(f"messages[{index}] ({message.role}): {error.message}") from None
-        wrapped.append(message.changed(content=content))
+        wrapped.append(message if content == message.content else message.changed(content=content))
     return tuple(wrapped)

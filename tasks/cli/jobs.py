@@ -12,13 +12,16 @@ import typer
 from registry.records import Event, TrainingJob
 from registry.states import JobState, Priority
 from tasks.api import JobHandle, Tandem
+from tasks.cli.monitoring import monitoring_lines
 from tasks.cli.output import console, jobs_table, print_json, queue_table, styled
 from tasks.cli.times import parse_time
 from tasks.cli.watch import INTERRUPTED, watch_job
 from tasks.watching import detail
+from workers import training_statuses
 from workers.errors import RequestError, TaskFailed
 from workers.outlook import look_ahead
 from workers.status import job_line, recent_jobs
+from workers.surroundings import read_surroundings
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Profile = Annotated[str | None, typer.Option(help="plain_sft, emoji_think, regime3, or one of your own.")]
@@ -133,8 +136,10 @@ def job_show(
         _check_success(watch_job(Tandem().job(job_id), as_json=as_json))
         return
     context = Tandem().context
+    surroundings = read_surroundings(context.registry, job_id=job_id)
     with context.registry.reading() as tx:
         job = tx.get(TrainingJob, job_id)
+        training = training_statuses.of_job(job, now=tx.now, surroundings=surroundings)
         line = look_ahead(tx, rules=context.settings.queue).line(job_line(job, now=tx.now), job=job, tx=tx)
         events = sorted(tx.find(Event, subject_id=job_id), key=lambda event: event.id or 0)
     if as_json:
@@ -142,6 +147,7 @@ def job_show(
             {
                 "job": job.model_dump(mode="json"),
                 "line": line.model_dump(mode="json"),
+                "training": training.model_dump(mode="json"),
                 "events": [event.model_dump(mode="json") for event in events],
             }
         )
@@ -149,6 +155,8 @@ def job_show(
     console.print(jobs_table([line]))
     if job.state in (JobState.QUEUED, JobState.RUNNING):
         console.print(detail(line), markup=False, highlight=False)
+    for text in monitoring_lines(training):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     for event in events:
         step = f"{event.before or '–'} -> {event.after}"
         console.print(f"{event.at:%H:%M:%S}  {step:24} {event.actor}: {event.reason}", markup=False)

@@ -22,6 +22,7 @@ from registry.status_files import (
     SystemStatus,
     TrainingStatus,
 )
+from tasks.cli.monitoring import velocity_line
 
 STATE_STYLES = {
     "up": "green",
@@ -178,6 +179,10 @@ def print_status(status: SystemStatus) -> None:
     console.print(parts_table(status.parts))
     training = status.training
     console.print(_training_line(training, now=status.written_at))
+    for alert in training.alerts:
+        console.print(f"  [yellow]alert[/] {alert.kind}: {escape(alert.message)}")
+    reason = training.queue_velocity_unknown_because
+    console.print(velocity_line(training.queue_velocity, reason=reason), markup=False, highlight=False)
     for line in status.queues:
         messages = "unknown" if line.num_messages is None else str(line.num_messages)
         first = f", the first begins {moment(line.first_jobs[0].start)}" if line.first_jobs else ""
@@ -197,6 +202,8 @@ def _training_line(training: TrainingStatus, *, now: datetime) -> str:
     words = [f"Training: {styled(training.status)}", escape(training.name or ""), escape(training.reason)]
     if training.step is not None:
         words.append(f"step {training.step}/{training.total_steps}, loss {number(training.loss)}")
+    if training.gap is not None:
+        words.append(f"gap {training.gap.value:.2f} ({training.gap_state})")
     if training.reported_at is not None:
         words.append(f"(reported {max(0.0, (now - training.reported_at).total_seconds()):.0f} s ago)")
     return " ".join(word for word in words if word)

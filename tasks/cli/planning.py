@@ -26,8 +26,9 @@ PARTS = {
     "activations": "kept for the backward pass",
     "attention": "the same, inside attention",
     "backward": "gradients of activations, while needed",
-    "loss": "log-probabilities and their gradients",
+    "loss": "logits and their gradients, a chunk at a time where they are many",
     "allocator": "what allocators hold beyond what was asked",
+    "snapshot": "copy of weights and moments, while a checkpoint is written",
     "runtime": "Python, PyTorch and the driver's context",
 }
 
@@ -61,10 +62,10 @@ def _plan(settings: Settings, *, model: Path, dataset: Path | None, card: str | 
     training = settings.training
     tokens = check_hyperparameters(training.hyperparameters).tokens_per_batch
     if card is not None:
-        capacity_bytes, mode = parse_bytes(card), TrainingMode()
+        capacity_bytes, mode = parse_bytes(card), TrainingMode(cross_entropy=training.cross_entropy)
     else:
         capacity_bytes = open_device(training.device).use().total_bytes
-        mode = training_mode(training.device)
+        mode = training_mode(training.device, cross_entropy=training.cross_entropy)
     measured = None
     if dataset is not None:
         measured = read_dataset_shape(
@@ -111,6 +112,11 @@ def _print(plan: TrainingPlan) -> None:
     console.print(
         f"tokens_per_batch = {plan.tokens_per_batch} {verdict} in {plan.capacity_bytes / GIGABYTE:.1f} GB "
         f"({plan.reserve_bytes / GIGABYTE:.1f} GB left free); the largest safe one is {plan.largest_tokens}"
+    )
+    console.print(
+        f"environment.cross_entropy = {plan.mode.cross_entropy}; with all logits at once (plain) the peak "
+        f"would be {plan.plain_peak_bytes / GIGABYTE:.2f} GB and the largest safe one "
+        f"{plan.plain_largest_tokens}"
     )
     if plan.note:
         console.print(plan.note)

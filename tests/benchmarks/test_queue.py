@@ -16,3 +16,4 @@ def test_the_queue_is_measured_beside_bare_celery() -> None:
     assert "sqlite, 10 finished jobs; n = 4 jobs a row, 2 repeats" in done.stdout
     assert "tandem / bare, paced: p50" in done.stdout
     assert "tandem / bare, burst: p50" in done.stdout
+    assert "tandem / durable, paced: p50" in done.stdout

@@ -84,7 +84,7 @@ def world(tmp_path: Path) -> World:
 def _claim(tx: Any) -> Any:
     claimed = queue.claim_next(tx, queues=[Priority.NORMAL], holder="test", seconds=60)
     assert claimed is not None
-    return claimed
+    return claimed.job, claimed.lease
 
 
 def _train(directory: Path) -> None:

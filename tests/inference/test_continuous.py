@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from inference.answering import generate
 from inference.continuous import TRIM_TOKENS, Admission, NextToken, RunningBatch
 from inference.errors import OutOfMemory
-from inference.generation import generate
 from inference.model import LoadedModel, load_model
 from inference.testing import make_talkative
 from inference.tiny import build_tiny_model

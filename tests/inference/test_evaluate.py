@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from inference.answering import generate
 from inference.evaluate import UNUSABLE_WEIGHTS, evaluate, evaluate_rows
-from inference.generation import generate
 from inference.model import LoadedModel
 from inference.prompts import encode_prompt
 from inference.testing import seal

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from inference.answering import generate
 from inference.batches import BatchLimits
 from inference.errors import PromptTooLong
-from inference.generation import Generated, generate
+from inference.generation import Generated
 from inference.model import LoadedModel
 from registry.records import GenerationSettings
 
@@ -120,7 +121,7 @@ def test_logits_that_are_not_finite_end_the_reply_without_a_confidence(
 ) -> None:
     def poison(_module: object, _in: object, out: torch.Tensor) -> torch.Tensor:
         bad = out.clone()
-        bad[0, :, 7] = math.nan
+        bad.view(-1, bad.shape[-1])[0, 7] = math.nan
         return bad
 
     hook = tiny.model.lm_head.register_forward_hook(poison)

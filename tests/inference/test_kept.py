@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from datetime import UTC, datetime
@@ -66,15 +67,15 @@ def ask(model: Path, suite: Path, keep_in: Path | None, **changes: Any) -> Evalu
 
 @pytest.fixture
 def num_asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows that were put to the model, chunk by chunk."""
+    """The rows that were put to the model, pass by pass."""
     asked: list[int] = []
-    real = evaluation._ask_chunk
+    real = evaluation.answers
 
     def count(loaded: Any, rows: Any, **how: Any) -> Any:
         asked.append(len(rows))
         return real(loaded, rows, **how)
 
-    monkeypatch.setattr(evaluation, "_ask_chunk", count)
+    monkeypatch.setattr(evaluation, "answers", count)
     return asked
 
 
@@ -82,10 +83,10 @@ def test_the_same_question_is_answered_from_what_was_kept_to_the_bit(
     model: Path, suite: Path, tmp_path: Path, num_asked: list[int]
 ) -> None:
     first = ask(model, suite, tmp_path / "kept")
-    assert (first.problem, first.num_kept, num_asked) == ("", 0, [4, 4, 4])
+    assert (first.problem, first.num_kept, num_asked) == ("", 0, [NUM_ROWS])
     second = ask(model, suite, tmp_path / "kept")
     assert second.num_kept == NUM_ROWS
-    assert num_asked == [4, 4, 4]
+    assert num_asked == [NUM_ROWS, 0]
     assert second.examples == first.examples
     assert_alike(first, ask(model, suite, None))
 
@@ -100,19 +101,18 @@ def assert_alike(one: EvaluationAnswer, other: EvaluationAnswer) -> None:
 def test_a_killed_evaluation_goes_on_where_it_was(
     model: Path, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_asked: list[int]
 ) -> None:
-    counting = evaluation._ask_chunk
+    counting = evaluation.answers
 
-    def die_at_the_third(loaded: Any, rows: Any, **how: Any) -> Any:
-        if len(num_asked) == 2:
-            raise Killed
-        return counting(loaded, rows, **how)
+    def die_at_the_tenth(loaded: Any, rows: Any, **how: Any) -> Any:
+        yield from itertools.islice(counting(loaded, rows, **how), 9)
+        raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(evaluation, "_ask_chunk", die_at_the_third)
+        patched.setattr(evaluation, "answers", die_at_the_tenth)
         with pytest.raises(Killed):
             ask(model, suite, tmp_path / "kept")
     again = ask(model, suite, tmp_path / "kept")
-    assert (again.num_kept, num_asked) == (8, [4, 4, 4])
+    assert (again.num_kept, num_asked) == (8, [NUM_ROWS, NUM_ROWS - 8])
     assert_alike(again, ask(model, suite, None))
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from inference.answering import generate
 from inference.continuous import Admission, RunningBatch
-from inference.generation import generate
 from inference.model import LoadedModel
 from inference.penalties import ProfilePenalties, penalties_for
 from inference.prompts import encode_prompt

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ from registry.records import Checkpoint
 from registry.states import CheckpointState
 from tasks.demo.plan import Material
 from tasks.testing import Stack, StatusReader, fresh_environment, left_behind, run, wait_for
+
+DRIVER = Path(__file__).parent / "driver"
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +32,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, material: Material) -> Itera
     work = tmp_path_factory.mktemp("work")
     shutil.copytree(material.directory, work / "material")
     environment = fresh_environment(work / "var")
+    # Whether its workers see a GPU is for a test to say; at first there is none.
+    environment |= {"PYTHONPATH": str(DRIVER), "STAND_IN_GPU": str(work / "gpu.json")}
     before = dict(os.environ)
     os.environ.update(environment)
     settings = load_settings()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import torch
-import uvicorn
 
 from deploy.deployer import deploy, reactivate
 from deploy.door import HttpDoor
@@ -24,6 +21,7 @@ from registry.manifests import read_manifest
 from registry.records import Deployment
 from registry.states import CheckpointState, DeploymentState
 from registry.testing import make_checkpoint
+from tests.integration.real_server import real_server
 
 pytestmark = pytest.mark.integration
 KEY = "admin-key-of-the-tests"
@@ -52,17 +50,8 @@ def url(releases: Path, tmp_path: Path) -> Iterator[str]:
     config = ServerConfig(
         port=0, releases_dir=releases, admin_key_file=key_file, device="cpu", num_threads=1, max_new_tokens=32
     )
-    server = uvicorn.Server(uvicorn.Config(make_app(config), host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=60)
+    with real_server(make_app(config)) as url:
+        yield url
 
 
 @pytest.fixture

@@ -57,13 +57,12 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"sqlite:///{tmp_path / 'empty.db'}"
         return
     url = request.getfixturevalue("postgresql_url")
-    server = Registry(url).engine.execution_options(isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(text("CREATE DATABASE empty"))
-    yield url.replace("/postgres?", "/empty?")
-    with server.connect() as connection:
-        connection.execute(text("DROP DATABASE empty WITH (FORCE)"))
-    server.dispose()
+    import psycopg  # not everybody who runs the fast tests has it
+
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as server:
+        server.execute("CREATE DATABASE empty")
+        yield url.replace("/postgres?", "/empty?")
+        server.execute("DROP DATABASE empty WITH (FORCE)")
 
 
 @pytest.fixture

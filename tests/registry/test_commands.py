@@ -18,7 +18,7 @@ def start(registry: Registry) -> tuple[TrainingJob, Lease]:
         add_queued_job(tx)
         claimed = queue.claim_next(tx, queues=tuple(Priority), holder="worker", seconds=60)
     assert claimed is not None
-    return claimed
+    return claimed.job, claimed.lease
 
 
 @pytest.mark.parametrize(

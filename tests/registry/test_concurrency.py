@@ -178,6 +178,7 @@ def test_a_deadlock_with_a_stranger_is_said_and_undone(open_registry: Open) -> N
             connection.execution_options(tandem_read_only=False)
             connection.connection.cursor().execute("SET deadlock_timeout = '10s'")
             raw = connection.connection.cursor()
+            raw.execute("BEGIN")
             raw.execute("UPDATE datasets SET name = 'theirs' WHERE id = 'ds-2'")
             has_both.set()
             raw.execute("UPDATE datasets SET name = 'theirs' WHERE id = 'ds-1'")

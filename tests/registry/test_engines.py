@@ -1,8 +1,14 @@
+from pathlib import Path
+
 import pytest
+from sqlalchemy import text
 
 from registry import engines
 from registry.errors import RegistryUnavailable
 from registry.store import Registry
+from registry.testing import make_registry
+
+NORMAL, FULL = 1, 2  # as SQLite counts them
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
@@ -28,3 +34,29 @@ def test_a_driver_that_is_missing_is_named_with_what_installs_it(monkeypatch: py
     monkeypatch.setattr(engines, "create_engine", missing)
     with pytest.raises(RegistryUnavailable, match=r"\(psycopg\).*pip install 'tandem\[postgresql\]'"):
         Registry("postgresql://nowhere/tandem")
+
+
+def test_every_write_survives_a_power_cut_but_those_that_need_not(tmp_path: Path) -> None:
+    registry, found = make_registry(tmp_path), []
+    for is_durable in (True, False, False, True):
+        with registry.transaction(is_durable=is_durable) as tx:
+            found.append(tx.connection.scalar(text("PRAGMA synchronous")))
+    registry.engine.dispose()
+    assert found == [FULL, NORMAL, NORMAL, FULL]
+
+
+@pytest.mark.integration
+def test_a_server_that_ended_a_connection_meanwhile_is_nobodys_error(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "PING_AFTER_SECONDS", 0.0)
+    registry, other = Registry(postgresql_url), Registry(postgresql_url)
+    asked = text("SELECT pg_backend_pid()")
+    with registry.reading() as tx:
+        pid = tx.connection.scalar(asked)
+    with other.reading() as tx:
+        tx.connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+    with registry.reading() as tx:
+        assert tx.connection.scalar(asked) != pid
+    registry.engine.dispose()
+    other.engine.dispose()

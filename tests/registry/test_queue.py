@@ -150,7 +150,7 @@ def test_many_jobs_are_shared_out_among_many_workers_each_once(
     def work(name: str) -> None:
         registry = open_registry()
         while (claimed := claim(registry, name)) is not None:
-            job, lease = claimed
+            job, lease, _ = claimed
             with registry.transaction() as tx:
                 tx.transition(job, to=JobState.SUCCEEDED, lease=lease, actor=name)
             found.append(job.id)

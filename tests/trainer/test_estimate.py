@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from inference.estimate import running_bytes
 from registry.model_shapes import ModelShape
+from trainer.cross_entropy import CrossEntropy
 from trainer.estimate import (
     TrainingMode,
     largest_token_budget,
@@ -26,6 +27,7 @@ QWEN = ModelShape(
     vocab_size=151_936,
 )
 MODE = TrainingMode()
+PLAIN = TrainingMode(cross_entropy="plain")
 MODES = [
     TrainingMode(arithmetic=arithmetic, checkpoints_gradients=checkpoints)
     for arithmetic in ("float32", "bfloat16")
@@ -45,11 +47,41 @@ def test_the_states_of_qwen_are_16_bytes_a_parameter() -> None:
     assert memory.half_weights == 2 * 595_984_384  # every matrix; norms stay whole
 
 
-def test_qwen_of_600_million_fits_a_card_of_24_gigabytes_with_4096_tokens_at_a_time() -> None:
-    assert 16 * GB < training_bytes(QWEN, tokens_per_batch=4096, mode=MODE) < 24 * GB
-    assert training_bytes(QWEN, tokens_per_batch=8192, mode=MODE) > 24 * GB
-    kept = TrainingMode(checkpoints_gradients=False)
+def test_qwen_of_600_million_fits_a_card_of_24_gigabytes_with_4096_tokens_and_plain_logits() -> None:
+    assert 16 * GB < training_bytes(QWEN, tokens_per_batch=4096, mode=PLAIN) < 24 * GB
+    assert training_bytes(QWEN, tokens_per_batch=8192, mode=PLAIN) > 24 * GB
+    kept = PLAIN.changed(checkpoints_gradients=False)
     assert training_bytes(QWEN, tokens_per_batch=4096, mode=kept) > 24 * GB
+
+
+def test_in_chunks_it_fits_with_32768() -> None:
+    assert training_bytes(QWEN, tokens_per_batch=32_768, mode=MODE) < 24 * GB
+    assert training_bytes(QWEN, tokens_per_batch=65_536, mode=MODE) > 24 * GB
+
+
+def test_the_floor_is_the_18_bytes_a_parameter_that_are_published_for_mixed_precision() -> None:
+    # huggingface.co/docs/transformers/v5.14.0/model_memory_anatomy: 6 of weights, 8 of AdamW, 4 of gradients
+    memory = training_memory(QWEN, num_tokens=1, mode=MODE)
+    states = memory.weights + memory.half_weights + memory.gradients + memory.optimizer
+    assert states == pytest.approx(18 * QWEN.num_parameters, rel=0.001)
+
+
+@pytest.mark.parametrize("kind", ["chunked", "liger"])
+def test_a_chunked_loss_grows_with_hidden_states_and_not_with_logits(kind: CrossEntropy) -> None:
+    mode = MODE.changed(cross_entropy=kind)
+    one, two = (loss_bytes(QWEN, num_answers=number, mode=mode) for number in (16_384, 32_768))
+    assert two - one < 16_384 * QWEN.hidden_size * 14
+    assert one < loss_bytes(QWEN, num_answers=16_384, mode=PLAIN) / 20
+
+
+def test_large_blocks_leave_no_holes_in_the_heap_of_a_cpu_process() -> None:
+    mode = TrainingMode(device="cpu", arithmetic="float32", checkpoints_gradients=False, is_split=False)
+    narrow = {"hidden_size": 64, "intermediate_size": 192, "num_heads": 2, "num_key_value_heads": 1}
+    small = QWEN.changed(num_parameters=9_900_000, num_layers=2, head_size=64, **narrow)
+    large = training_memory(small, num_tokens=1000, mode=mode)
+    assert large.allocator < 0.05 * large.peak
+    tiny = training_memory(small.changed(vocab_size=2000, num_parameters=300_000), num_tokens=1000, mode=mode)
+    assert tiny.allocator > 0.15 * (tiny.peak - tiny.runtime - tiny.allocator)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -61,9 +93,9 @@ def test_the_states_are_a_floor_that_no_batch_goes_below(mode: TrainingMode) -> 
 
 
 def test_answers_alone_cost_logits() -> None:
-    every = training_memory(QWEN, num_tokens=4096, mode=MODE)
-    few = training_memory(QWEN, num_tokens=4096, num_answers=64, mode=MODE)
-    assert few.loss == loss_bytes(QWEN, num_answers=64)
+    every = training_memory(QWEN, num_tokens=4096, mode=PLAIN)
+    few = training_memory(QWEN, num_tokens=4096, num_answers=64, mode=PLAIN)
+    assert few.loss == loss_bytes(QWEN, num_answers=64, mode=PLAIN)
     assert few.peak < every.peak - 6 * GB
 
 
@@ -84,3 +116,14 @@ def test_the_largest_budget_fits_and_one_token_more_does_not(
 
 def test_running_a_model_takes_a_fraction_of_training_it() -> None:
     assert 3 * GB < running_bytes(QWEN) < smallest_training_bytes(QWEN, mode=MODE)
+
+
+def test_a_copy_that_is_written_beside_the_steps_counts_where_it_lies_on_the_same_device() -> None:
+    options = {"arithmetic": "float32", "checkpoints_gradients": False}
+    for device, bytes_a_parameter in (("cpu", 12), ("cuda", 0)):
+        alone = TrainingMode.model_validate({**options, "device": device})
+        copied = alone.changed(copies_state=True)
+        more = training_bytes(QWEN, tokens_per_batch=64, mode=copied) - training_bytes(
+            QWEN, tokens_per_batch=64, mode=alone
+        )
+        assert more == bytes_a_parameter * QWEN.num_parameters

@@ -1,9 +1,10 @@
 import pytest
 
 from registry.model_shapes import ModelShape
+from trainer.dataset_shape import DatasetShape
 from trainer.errors import ConfigError
 from trainer.estimate import TrainingMode
-from trainer.plan import DatasetShape, parse_bytes, training_plan
+from trainer.plan import parse_bytes, training_plan
 
 GB = 10**9
 SHAPE = ModelShape(
@@ -44,12 +45,22 @@ def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
 
 def test_rows_with_few_answers_leave_room_for_more_tokens() -> None:
     common = {"capacity_bytes": 24 * GB, "reserve_bytes": GB // 2, "tokens_per_batch": 8192}
-    blind = training_plan(SHAPE, mode=TrainingMode(), **common)
-    known = training_plan(SHAPE, mode=TrainingMode(), dataset=DATA, **common)
+    plain = TrainingMode(cross_entropy="plain")
+    blind = training_plan(SHAPE, mode=plain, **common)
+    known = training_plan(SHAPE, mode=plain, dataset=DATA, **common)
     assert not blind.fits
     assert known.fits
     assert 2048 < blind.largest_tokens < 8192 < known.largest_tokens
     assert known.note == ""
+
+
+def test_a_plan_says_what_chunks_save() -> None:
+    plan = training_plan(
+        SHAPE, capacity_bytes=24 * GB, reserve_bytes=GB // 2, tokens_per_batch=8192, mode=TrainingMode()
+    )
+    assert plan.fits
+    assert plan.memory.peak < 24 * GB < plan.plain_peak_bytes
+    assert plan.largest_tokens > 4 * plan.plain_largest_tokens > 0
 
 
 def test_a_row_that_no_split_makes_fit_is_named() -> None:
@@ -58,7 +69,7 @@ def test_a_row_that_no_split_makes_fit_is_named() -> None:
         capacity_bytes=14 * GB,
         reserve_bytes=0,
         tokens_per_batch=8192,
-        mode=TrainingMode(),
+        mode=TrainingMode(cross_entropy="plain"),
         dataset=DATA.changed(answer_share=1.0),
     )
     assert not plan.fits

@@ -1,5 +1,6 @@
 """Whether the next piece of work may begin, on the real main memory of this machine."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,42 @@ def test_where_nothing_waits_nothing_is_in_the_way(registry: Registry, home: Pat
         assert job_id is None
     with registry.reading() as tx:
         assert hosts.standstill(tx) == ""
+
+
+def test_who_is_rung_before_the_row_is_written_finds_it_all_the_same(
+    registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_seconds: float) -> None:
+        with registry.transaction() as tx:
+            add_queued_job(tx)
+
+    monkeypatch.setattr(admission.time, "sleep", write)
+    context = context_of(registry, home=home, reserve_bytes=0)
+    with admission.to_train(context, rung_for="job-aaaaaa") as job_id:
+        assert job_id == "job-aaaaaa"
+
+
+def test_a_row_that_never_comes_is_not_waited_for_long(
+    registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(1000))
+    monkeypatch.setattr(admission.time, "monotonic", lambda: next(now) * admission.ROW_WAIT_SECONDS / 3)
+    monkeypatch.setattr(admission.time, "sleep", lambda _seconds: None)
+    context = context_of(registry, home=home, reserve_bytes=0)
+    with admission.to_train(context, rung_for="job-nowhere") as job_id:
+        assert job_id is None
+    assert 3 <= next(now) <= 6
+
+
+def test_a_job_that_is_written_and_may_not_begin_is_not_waited_for(
+    registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission.time, "sleep", lambda _seconds: pytest.fail("waited"))
+    context = context_of(registry, home=home, reserve_bytes=0)
+    with registry.transaction() as tx:
+        add_queued_job(tx, not_before_at=registry.clock() + timedelta(hours=1))
+    with admission.to_train(context, rung_for="job-aaaaaa") as job_id:
+        assert job_id is None
 
 
 def test_only_the_job_that_the_device_was_judged_for_is_claimed(registry: Registry, home: Path) -> None:

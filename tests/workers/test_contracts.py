@@ -33,6 +33,7 @@ PUBLIC_TASKS = {
     "ranking.update": "control",
     "deployment.sync_best": "control",
     "deployment.rollback": "control",
+    "deployment.watch": "control",
     "safety.sweep": "control",
 }
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from workers.devices import CpuDevice, Device, DeviceUse, NvmlDevice, open_device
+from registry.testing import START
+from workers.devices import CpuDevice, Device, DeviceUse, NvmlDevice, open_device, read_device
 from workers.errors import DeviceUnreadable
 from workers.testing import FakeDevice
 
@@ -27,6 +28,7 @@ class FakeNvml:
     NVMLError = NvmlError
     NVMLError_LibraryNotFound = NoLibrary
     NVMLError_DriverNotLoaded = NotLoaded
+    NVML_TEMPERATURE_GPU = 0
 
     def __init__(self, *, num_gpus: int = 1, problem: str = "") -> None:
         self.num_gpus, self.problem, self.num_open = num_gpus, problem, 0
@@ -50,10 +52,24 @@ class FakeNvml:
             raise NvmlError("Invalid Argument")
         return index
 
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        if self.problem == "lost":
+            raise NvmlError("GPU is lost")
+        return f"GPU-{handle}-8c1f"
+
     def nvmlDeviceGetMemoryInfo(self, _handle: int) -> SimpleNamespace:
         if self.problem == "lost":
             raise NvmlError("GPU is lost")
         return SimpleNamespace(total=24 * 10**9, free=15 * 10**9, used=9 * 10**9)
+
+    def nvmlDeviceGetUtilizationRates(self, _handle: int) -> SimpleNamespace:
+        return SimpleNamespace(gpu=87, memory=30)
+
+    def nvmlDeviceGetTemperature(self, _handle: int, sensor: int) -> int:
+        assert sensor == self.NVML_TEMPERATURE_GPU
+        if self.problem == "no sensor":
+            raise NvmlError("Not Supported")
+        return 61
 
     def nvmlDeviceGetComputeRunningProcesses(self, _handle: int) -> list[SimpleNamespace]:
         return [SimpleNamespace(pid=1, usedGpuMemory=9 * 10**9)]
@@ -101,3 +117,48 @@ def test_a_gpu_of_which_the_driver_says_nothing_is_unreadable(index: int, proble
 )
 def test_the_wish_chooses_the_device(wish: str, nvml: FakeNvml, name: str) -> None:
     assert open_device(wish, nvml=nvml).name == name
+
+
+def test_a_gpu_is_known_by_its_own_number_and_else_by_its_index() -> None:
+    driver = FakeNvml()
+    assert NvmlDevice(0, nvml=driver).identity == "GPU-0-8c1f"
+    assert driver.num_open == 0
+    assert NvmlDevice(0, nvml=FakeNvml(problem="lost")).identity == "gpu-0"
+    assert CpuDevice().identity == ""
+
+
+def test_a_gpu_is_read_with_memory_utilisation_and_temperature() -> None:
+    nvml = FakeNvml()
+    found = read_device(NvmlDevice(0, nvml=nvml), trainer_memory_bytes=7, now=START)
+    assert (found.memory_used_bytes, found.memory_total_bytes) == (9 * 10**9, 24 * 10**9)
+    assert (found.utilisation, found.temperature_celsius, found.trainer_memory_bytes) == (0.87, 61.0, 7)
+    assert found.unknown_because == ""
+    assert nvml.num_open == 0
+
+
+@pytest.mark.parametrize(
+    ("problem", "known", "reason"),
+    [
+        ("no driver", {"utilisation": None, "memory_used_bytes": None}, "the driver does not answer"),
+        (
+            "no sensor",
+            {"utilisation": 0.87, "temperature_celsius": None},
+            "temperature_celsius: Not Supported",
+        ),
+    ],
+)
+def test_what_a_gpu_does_not_tell_is_none_with_the_reason(
+    problem: str, known: dict[str, float | None], reason: str
+) -> None:
+    found = read_device(NvmlDevice(0, nvml=FakeNvml(problem=problem)), trainer_memory_bytes=7, now=START)
+    assert {name: getattr(found, name) for name in known} == known
+    assert reason in found.unknown_because
+
+
+def test_without_a_gpu_the_hosts_memory_stands_in_and_the_rest_says_why_it_is_unknown() -> None:
+    found = read_device(CpuDevice(), trainer_memory_bytes=None, now=START)
+    assert found.memory_total_bytes is not None
+    assert found.memory_total_bytes > (found.memory_used_bytes or 0) > 0
+    assert (found.utilisation, found.temperature_celsius) == (None, None)
+    assert "no GPU trains here" in found.unknown_because
+    assert "not reported its memory yet" in found.unknown_because

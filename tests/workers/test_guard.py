@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -109,3 +110,32 @@ def test_roles_share_a_cpu_unless_that_is_forbidden(tmp_path: Path) -> None:
         pytest.raises(DeviceBusy, match="cpu is held"),
     ):
         hold(tmp_path, CpuDevice(), need=small, rules=strict).__enter__()
+
+
+@pytest.mark.integration
+def test_two_homes_do_not_hold_one_gpu_at_once_though_each_knows_it_by_another_index(tmp_path: Path) -> None:
+    uuid = f"GPU-{uuid4()}"
+    one, other = FakeDevice(identity=uuid), FakeDevice(name="gpu-1", identity=uuid)
+    words = f"gpu-1 is held for another tandem home by process {os.getpid()}"
+    with hold(tmp_path / "one", one), pytest.raises(DeviceBusy, match=words):
+        hold(tmp_path / "other", other).__enter__()
+    with hold(tmp_path / "other", other):
+        pass
+
+
+@pytest.mark.integration
+def test_a_holder_of_another_home_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    uuid = f"GPU-{uuid4()}"
+    code = (
+        "import sys, time\nfrom workers.machine_lock import bearing\n"
+        f"with bearing({uuid!r}):\n    print(1, flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(DeviceBusy, match=f"by process {holder.pid}"):
+            hold(tmp_path, FakeDevice(identity=uuid)).__enter__()
+        holder.kill()
+        holder.wait()
+        with hold(tmp_path, FakeDevice(identity=uuid)):
+            pass

@@ -28,6 +28,10 @@ def test_the_folder_sets_the_priority_and_high_comes_first(settings: Settings) -
     assert found(settings) == [("a.jsonl", "high"), ("b.jsonl", "normal"), ("c.jsonl", "low")]
 
 
+def test_a_fresh_home_has_a_folder_for_each_queue(settings: Settings) -> None:
+    assert {path.name for path in settings.paths.inbox.iterdir()} == {"high", "normal", "low"}
+
+
 def test_a_file_written_before_the_clock_was_set_back_is_taken_all_the_same(settings: Settings) -> None:
     drop(settings.paths.inbox / "a.jsonl")
     assert found(settings, seconds_later=-3600) == [("a.jsonl", "normal")]

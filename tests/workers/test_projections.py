@@ -8,7 +8,7 @@ from registry import hosts, queue
 from registry.states import Priority
 from registry.store import Registry
 from registry.testing import ManualClock, add_queued_job, make_calibration, make_suite
-from workers import projections
+from workers import projections, training_statuses
 from workers.testing_evaluations import add_evaluated, right_on
 
 
@@ -76,13 +76,13 @@ def test_what_training_waits_for_is_said_beside_what_went_wrong_before(registry:
         add_queued_job(tx)
         hosts.saw(tx, name="big", role="train")
         hosts.note_obstacle(tx, name="big", obstacle="job-aaaaaa waits: gpu-0 is held.", actor="big:1")
-        idle = projections.current_training_status(tx)
+        idle = training_statuses.current(tx)
         found = queue.claim_next(tx, queues=tuple(Priority), holder="big:1", seconds=60)
         assert found is not None
         queue.record_problem(
             tx, found[0], kind="killed", message="It died.", can_retry=True, actor="big:1", lease=found[1]
         )
-        crashed = projections.current_training_status(tx)
+        crashed = training_statuses.current(tx)
     assert (idle.status, idle.reason) == ("idle", "job-aaaaaa waits: gpu-0 is held.")
     assert (crashed.status, crashed.reason) == ("crashed", "It died. Now job-aaaaaa waits: gpu-0 is held.")
 

@@ -34,7 +34,7 @@ def claim(registry: Registry) -> tuple[TrainingJob, Lease]:
     with registry.transaction() as tx:
         claimed = queue.claim_next(tx, queues=tuple(Priority), holder="worker", seconds=60)
     assert claimed is not None
-    return claimed
+    return claimed.job, claimed.lease
 
 
 def fail(registry: Registry, *, message: str = "no more memory") -> None:

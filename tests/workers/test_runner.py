@@ -11,7 +11,7 @@ from registry import commands, leases, queue
 from registry.records import Checkpoint, Event, TrainingJob
 from registry.states import Command, JobState
 from registry.store import Registry
-from registry.testing import ManualClock, add_queued_job, make_checkpoint
+from registry.testing import ManualClock, add_queued_job, make_checkpoint, make_suite
 from trainer.messages import Failed, FailureKind, Finished
 from workers.runner import TrainingRun, claim
 from workers.testing import FakeChild, finished, progress, saved
@@ -225,4 +225,33 @@ def test_the_status_file_follows_the_run(registry: Registry, settings: Settings,
     assert [status["status"] for status in seen] == ["training", "training", "training", "idle"]
     assert (seen[1]["step"], seen[1]["total_steps"], seen[1]["loss"]) == (4, 10, 1.0)
     assert seen[1]["eta_seconds"] == 6.0
+    assert seen[1]["unmeasured_because"]
+    assert seen[1]["preview_unknown_because"] == "no checkpoint was evaluated yet"
+    assert isinstance(seen[1]["queue_velocity"], dict)
+    assert isinstance(seen[1]["device"], dict)
     assert "succeeded" in str(seen[3]["reason"])
+
+
+def test_a_run_that_diverged_leaves_an_alert_an_event_and_its_error_with_its_class(
+    registry: Registry, settings: Settings, start: Start
+) -> None:
+    start(FakeChild([progress(3), failed("diverged")], return_code=4)).run()
+    with registry.reading() as tx:
+        raised = [event.reason for event in tx.find(Event, kind="TrainingAlert")]
+    assert raised == ["not_finite: something"]
+    found = json.loads((settings.paths.status / "training_status.json").read_text())
+    assert [(alert["kind"], alert["value"], alert["since_step"]) for alert in found["alerts"]] == [
+        ("not_finite", None, 3)
+    ]
+    assert (found["error"]["kind"], found["error"]["message"]) == ("diverged", "something do this")
+
+
+def test_the_gap_is_measured_on_the_active_suite(
+    registry: Registry, settings: Settings, start: Start
+) -> None:
+    with registry.transaction() as tx:
+        tx.add(make_suite(path="/somewhere/suite.jsonl"), actor="test")
+    start(FakeChild([progress(10), finished()])).run()
+    written = json.loads((settings.paths.run / "jobs" / "job-aaaaaa.json").read_text())
+    assert written["monitoring"]["validation_path"] == "/somewhere/suite.jsonl"
+    assert written["monitoring"]["logs_dir"] == str(settings.paths.logs)

@@ -15,6 +15,7 @@ from registry.store import Registry
 from registry.testing import make_checkpoint
 from trainer.config.job import JobConfig
 from trainer.errors import ConfigError
+from workers import submission
 from workers.job_files import job_config
 from workers.submission import submit
 
@@ -96,3 +97,36 @@ def test_a_profile_that_is_not_there_is_refused_at_the_door(
         submit(request, settings=settings, registry=registry)
     with registry.reading() as tx:
         assert tx.find(TrainingJob) == []
+
+
+def test_a_new_job_is_rung_once_and_before_its_row_is_written(
+    registry: Registry, settings: Settings, base: Checkpoint, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "BELL_LEAD_SECONDS", 60.0)
+    rung: list[bool] = []
+
+    def ring(job: TrainingJob) -> None:
+        with registry.reading() as tx:
+            rung.append(tx.seek(TrainingJob, job.id) is not None)
+
+    submit(TrainingSubmission(dataset=str(rows)), settings=settings, registry=registry, ring=ring)
+    assert rung == [False]
+
+
+def test_a_job_that_waits_already_is_rung_again(
+    registry: Registry, settings: Settings, base: Checkpoint, rows: Path
+) -> None:
+    request, rung = TrainingSubmission(dataset=str(rows)), list[str]()
+    first = submit(request, settings=settings, registry=registry)
+    again = submit(request, settings=settings, registry=registry, ring=lambda job: rung.append(job.id))
+    assert rung == [first.job.id] == [again.job.id]
+
+
+def test_a_row_that_took_long_to_write_is_rung_for_again(
+    registry: Registry, settings: Settings, base: Checkpoint, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "BELL_LEAD_SECONDS", 0.0)
+    rung: list[str] = []
+    request = TrainingSubmission(dataset=str(rows))
+    job = submit(request, settings=settings, registry=registry, ring=lambda job: rung.append(job.id)).job
+    assert rung == [job.id, job.id]

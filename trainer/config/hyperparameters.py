@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, JsonValue, field_validator
 from pydantic_core import PydanticCustomError
 
 from registry.records import Record
+from trainer.config.adapter import AdapterConfig
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -28,7 +29,20 @@ class Hyperparameters(Record):
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
     adam_epsilon: float = Field(default=1e-8, gt=0, le=1)
+    adapter: AdapterConfig | None = Field(
+        default=None, description='full fine-tuning if left out; "lora", or {"kind": "lora", "rank": 16, ...}'
+    )
     seed: int = Field(default=0, ge=0, lt=1 << 32)
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Every value by name; `adapter` only where there is one, so that older jobs still agree."""
+        values: dict[str, JsonValue] = self.model_dump(mode="json")
+        return {name: value for name, value in values.items() if name != "adapter" or value is not None}
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
 
     @field_validator("*", mode="before")
     @classmethod

@@ -16,11 +16,14 @@ from pydantic import Field, ValidationError
 from registry.records import Record
 from trainer.config.hyperparameters import Hyperparameters
 from trainer.config.problems import config_error
+from trainer.cross_entropy import CrossEntropy
 from trainer.errors import ConfigError
 
 M = TypeVar("M", bound=Record)
 
 Overlong = Literal["drop", "truncate", "reject"]
+Parallel = Literal["auto", "none", "ddp", "fsdp"]
+Tool = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
 class ModelConfig(Record):
@@ -76,6 +79,11 @@ class OutputConfig(Record):
     checkpoints_dir: Path
     checkpoint_every_steps: int | None = Field(default=None, ge=1, description="instead of num_checkpoints")
     num_checkpoints: int = Field(default=1, ge=1, description="evenly spread, the last one included")
+    overlap_writing: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="steps go on while a copy of weights and moments, in the computer's memory, is written; "
+        "auto: on, but off with several processes",
+    )
 
 
 class EnvironmentConfig(Record):
@@ -86,13 +94,44 @@ class EnvironmentConfig(Record):
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         default="auto", description="less memory for a third more work; auto: on for CUDA, off for a CPU"
     )
+    cross_entropy: CrossEntropy = Field(
+        default="auto",
+        description="plain: logits of all answers at once; chunked: of a few at a time; liger: fused CUDA "
+        "kernels; auto: chunked where there is more than one chunk",
+    )
+    batching: Literal["auto", "buckets", "packed"] = Field(
+        default="auto",
+        description="rows of like length padded to the longest, or any rows end to end without padding; "
+        "auto: packed in bfloat16 on CUDA from Ampere on, where the model attends to all that stands before",
+    )
+    parallel: Parallel = Field(
+        default="auto",
+        description="how several processes share a job: ddp, a whole model each; fsdp, a part of each weight "
+        "each; none refuses it; auto is ddp",
+    )
 
 
 class MonitoringConfig(Record):
-    """How often the run is reported, and whether it is traced."""
+    """How often the run is reported, to whom, what it is measured by, and whether it is traced."""
 
     report_every_seconds: float = Field(default=1.0, ge=0, description="0 reports every step")
     record_rows: bool = Field(default=False, description="write each step's row numbers to rows.jsonl")
+    validation_path: Path | None = Field(
+        default=None, description="JSONL rows that are not learnt: the gap is measured by a few of them"
+    )
+    num_validation_rows: int = Field(
+        default=128, ge=8, le=10_000, description="so many of them, always the same"
+    )
+    validate_every_seconds: float = Field(default=30.0, ge=0, description="at the soonest")
+    max_validation_share: float = Field(
+        default=0.02, ge=0, le=0.5, description="of the time, for all measuring together; 0 measures nothing"
+    )
+    report_to: tuple[Tool, ...] = Field(
+        default=(), description="tools that are told the numbers: tensorboard, mlflow, wandb, trackio"
+    )
+    logs_dir: Path | None = Field(
+        default=None, description="where such tools write; beside output.checkpoints_dir if unset"
+    )
 
 
 class JobConfig(Record):

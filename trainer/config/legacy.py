@@ -37,6 +37,7 @@ NEW_PLACES: Mapping[str, str] = {
     "checkpoints_dir": "output.checkpoints_dir",
     "save_steps": "output.checkpoint_every_steps",
     "logging_steps": "monitoring.report_every_seconds",
+    "report_to": "monitoring.report_to",
     "profile_name": "profile.name",
     "device": "environment.device",
     "num_threads": "environment.num_threads",

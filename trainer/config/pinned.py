@@ -33,7 +33,7 @@ class Pinned(Record):
         """What the registry keeps."""
         plain = {"profile": PLAIN.name, "overlong": PLAIN_OVERLONG}
         chosen = {name: getattr(self, name) for name in plain if getattr(self, name) != plain[name]}
-        return {**self.hyperparameters.model_dump(mode="json"), **chosen}
+        return {**self.hyperparameters.as_json(), **chosen}
 
 
 def read_pinned(values: Mapping[str, Any]) -> Pinned:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -90,8 +90,10 @@ def _sections(model: type[Record]) -> list[tuple[str, type[BaseModel]]]:
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-    return annotation if is_model else None
+    for kind in (annotation, *get_args(annotation)):  # a section that may be left out is a union
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 def _shown(value: object) -> str:

@@ -16,6 +16,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.core.packing import packed
+
 Indices = NDArray[np.int64]
 
 # Up to an eighth: finer rounding saves a few tokens of padding, but sorts rows by what they teach. On words
@@ -26,13 +28,17 @@ ROUNDING_BITS = 3
 
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
-    """Batches of a whole run. `lengths` int64 [num_sequences], in tokens."""
+    """Batches of a whole run. `lengths` int64 [num_sequences], in tokens.
+
+    With `is_packed` rows of any length share a batch, for those who lay them end to end without padding.
+    """
 
     lengths: Indices
     tokens_per_batch: int
     num_epochs: int
     seed: int
     max_steps: int | None = None
+    is_packed: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -50,7 +56,8 @@ class BatchPlan:
         epoch, position = divmod(step, self.steps_per_epoch)
         order, sequence = self._epoch(epoch)
         bounds, number = self._bounds(), sequence[position]
-        return order[bounds[number] : bounds[number + 1]]
+        places = slice(bounds[number], bounds[number + 1])
+        return order[self._packed()[0][places]] if self.is_packed else order[places]
 
     # Arrays throughout: a Python object a row, or a batch, would cost gigabytes at millions of rows.
     @lru_cache(maxsize=1)  # noqa: B019 - a plan lives as long as its run
@@ -63,6 +70,8 @@ class BatchPlan:
 
     @lru_cache(maxsize=1)  # noqa: B019
     def _bounds(self) -> Indices:
+        if self.is_packed:
+            return self._packed()[1]
         longest_first = -np.sort(-self._rounded())
         bounds = array("q", [0])
         while bounds[-1] < len(longest_first):
@@ -71,29 +80,40 @@ class BatchPlan:
         return np.frombuffer(bounds, dtype=np.int64)
 
     @lru_cache(maxsize=1)  # noqa: B019
+    def _packed(self) -> tuple[Indices, Indices]:
+        return packed(-np.sort(-self._rounded()), tokens_per_batch=self.tokens_per_batch)
+
+    @lru_cache(maxsize=1)  # noqa: B019
     def _rounded(self) -> Indices:
         unit = 2 ** np.maximum(0, np.floor(np.log2(self.lengths)).astype(np.int64) - ROUNDING_BITS)
         rounded: Indices = -(-self.lengths // unit) * unit
         return rounded
 
 
-def split_to_limit(indices: Indices, *, lengths: Indices, max_tokens: int | None) -> Iterator[Indices]:
-    """Consecutive parts of a batch, each with at most `max_tokens` padded tokens or of a single row."""
+def split_to_limit(
+    indices: Indices, *, lengths: Indices, max_tokens: int | None, is_packed: bool = False
+) -> Iterator[Indices]:
+    """Consecutive parts of a batch, each of at most `max_tokens` or of a single row; see `batch_tokens`."""
     if max_tokens is None:
         yield indices
         return
     start = 0
     while start < len(indices):
-        stop, longest = start, 0
+        stop = start + 1
         while stop < len(indices):
-            longest = max(longest, int(lengths[indices[stop]]))
-            if stop > start and longest * (stop + 1 - start) > max_tokens:
+            longer = indices[start : stop + 1]
+            if batch_tokens(longer, lengths=lengths, is_packed=is_packed) > max_tokens:
                 break
             stop += 1
         yield indices[start:stop]
         start = stop
 
 
+def batch_tokens(indices: Indices, *, lengths: Indices, is_packed: bool) -> int:
+    """What a batch costs: its tokens, with padding where it is not packed."""
+    return int(lengths[indices].sum()) if is_packed else padded_tokens(indices, lengths=lengths)
+
+
 def padded_tokens(indices: Indices, *, lengths: Indices) -> int:
-    """What a batch costs: its rows times the longest of them."""
+    """Rows times the longest of them."""
     return len(indices) * int(lengths[indices].max())

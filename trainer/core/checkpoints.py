@@ -42,12 +42,14 @@ NO_SPACE_TEXTS = tuple(f"(os error {number})" for number in NO_SPACE)
 class TrainingState(Record):
     """What a run needs to go on, beside tensors. `run_digest` says which run that is.
 
+    `other_random_states` are those of the second and further processes of a run that was split.
     `losses` are (sum in nats, answer tokens) of the last steps; the sums cover the whole job.
     """
 
     step: int = Field(ge=1)
     run_digest: str
     random_state: dict[str, str]
+    other_random_states: tuple[dict[str, str], ...] = ()
     num_tokens: int = Field(ge=0)
     num_answers: int = Field(ge=1)
     loss_sum: float
@@ -73,6 +75,7 @@ def save_checkpoint(
     directory: Path,
     *,
     model: Any,
+    weights: dict[str, Tensor] | None = None,
     tokenizer: Any,
     dtype: torch.dtype,
     tensors: dict[str, Tensor],
@@ -80,6 +83,8 @@ def save_checkpoint(
     manifest: dict[str, Any],
 ) -> Checkpoint:
     """Write `directory/step-…`; `manifest` are the manifest's fields that files do not tell.
+
+    `weights` are saved in place of the model's own, where those are not the whole.
 
     A good checkpoint of this step that stands there already stays and is given back: a trainer that was
     frozen until another took its place must neither remove what that one announced nor touch its half. One
@@ -90,7 +95,7 @@ def save_checkpoint(
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     with _cleaned_up(temporary):
         temporary.mkdir(parents=True)
-        save_model(model, tokenizer=tokenizer, directory=temporary, dtype=dtype)
+        save_model(model, state=weights, tokenizer=tokenizer, directory=temporary, dtype=dtype)
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / TENSORS_NAME)
         write_json(temporary / STATE_NAME, value=state.model_dump(mode="json"))
         files = list_files(temporary)

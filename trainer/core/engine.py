@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,13 @@ from trainer.config.job import JobConfig
 from trainer.config.locked import check_locked
 from trainer.config.pinned import profile_named
 from trainer.control import Control, FlagControl, Request
+from trainer.core.adapters import add_adapter
 from trainer.core.batching import BatchPlan
 from trainer.core.chat import ChatEncoder
 from trainer.core.checkpoints import Checkpoint, latest_valid, prepare_directory
+from trainer.core.cross_entropy import check_available
 from trainer.core.data import TokenizedDataset, tokenize_file
+from trainer.core.exchange import exchange_for, is_sharded
 from trainer.core.loss import collate
 from trainer.core.memory import named_out_of_memory
 from trainer.core.models import (
@@ -30,14 +34,18 @@ from trainer.core.models import (
     load_tokenizer,
 )
 from trainer.core.optimizer import make_optimizer
+from trainer.core.packed_attention import use_packed_attention, wants_packing
+from trainer.core.parallel import ALONE, Team, joined
 from trainer.core.report import Reporter
 from trainer.core.run import Run, run_digest
 from trainer.core.runtime import (
     choose_device,
     choose_dtype,
+    overlaps_writing,
     reproducible,
     wants_gradient_checkpointing,
 )
+from trainer.core.saver import Saver
 from trainer.core.step import StepRunner
 from trainer.core.token_cache import TokenCache
 from trainer.core.trace import RowTrace
@@ -51,9 +59,11 @@ from trainer.messages import (
     TrainingResult,
     Warned,
 )
+from trainer.monitoring.tracking import tracking
 
 Emit = Callable[[ChildMessage], None]
 
+REQUESTS: tuple[Request | None, ...] = (None, "stop", "pause")
 END_STATES: dict[Request, EndState] = {"stop": "stopped", "pause": "paused"}
 
 
@@ -72,6 +82,7 @@ class TrainerEngine:
         self._emit = emit
         self._control = control or FlagControl()
         self._clock = clock or SystemClock()
+        self._team = ALONE
 
     def run_job(self, config: JobConfig) -> TrainingResult:
         """Train a job to its end, or until control asks otherwise.
@@ -79,33 +90,56 @@ class TrainerEngine:
         Emits `Started`, `Progress`, `CheckpointSaved`, `Warned` and `Finished`; its result is also returned.
         Raises a `TrainerError` for what ends a run badly; the checkpoints saved before stay valid.
         """
-        device = choose_device(config.environment.device)
-        with (
-            reproducible(
-                device=device,
-                num_threads=config.environment.num_threads,
-                seed=config.hyperparameters.seed,
-            ),
-            named_out_of_memory("Memory ran out outside of a training step."),
-        ):
-            run = self._prepare(config, device=device)
-            result = self._train(run)
-        self._emit(Finished(result=result))
+        chosen = choose_device(config.environment.device)
+        with joined(config.environment.parallel, device=chosen) as (self._team, device):
+            with (
+                reproducible(
+                    device=device,
+                    num_threads=config.environment.num_threads,
+                    # Each process draws numbers of its own for its own rows.
+                    seed=config.hyperparameters.seed + self._team.rank,
+                ),
+                named_out_of_memory("Memory ran out outside of a training step."),
+                self._tracked(config),
+            ):
+                run = self._prepare(config, device=device)
+                result = self._train(run)
+            self._tell(Finished(result=result))
         return result
 
+    @contextmanager
+    def _tracked(self, config: JobConfig) -> Iterator[None]:
+        """Inside this block messages also go to the tools that the job names."""
+        if not self._team.is_first:
+            yield
+            return
+        emit = self._emit
+        try:
+            with tracking(config, emit=emit) as self._emit:
+                yield
+        finally:
+            self._emit = emit
+
     def _prepare(self, config: JobConfig, *, device: torch.device) -> Run:
-        inputs = _read_inputs(config, device=device, warn=self._warn)
-        found = self._find_checkpoint(config, digest=inputs.digest)
-        source = config.model.path if found is None else found.path
-        model = load_model(source, device=device, tokenizer=inputs.tokenizer)
-        run = _make_run(config, inputs=inputs, model=model, device=device, warn=self._warn)
+        team = self._team
+        inputs = _read_inputs(config, device=device, warn=self._warn, team=team)
+        found = team.from_first(lambda: self._find_checkpoint(config, digest=inputs.digest))
+        # Where adapters learn, a checkpoint's weights are merged: the parent's own are needed.
+        is_parent = found is None or config.hyperparameters.adapter is not None
+        source = config.model.path if is_parent or found is None else found.path
+        # Sharding moves a model to its device layer by layer: one that does not fit there whole will do.
+        home = torch.device("cpu") if is_sharded(config.environment.parallel, team=team) else device
+        model = load_model(source, device=home, tokenizer=inputs.tokenizer)
+        run = _make_run(
+            config, inputs=inputs, model=model, home=home, device=device, warn=self._warn, team=team
+        )
         if found is not None:
             run.restore(found)
-        if config.monitoring.record_rows:
+        if config.monitoring.record_rows and team.is_first:
             run.trace = RowTrace(
                 config.output.checkpoints_dir, attempt=new_id("attempt"), resumed_from_step=run.step
             )
-        self._emit(
+        self._tell(
             Started(
                 num_rows=inputs.dataset.num_rows,
                 num_sequences=inputs.dataset.num_sequences,
@@ -130,30 +164,31 @@ class TrainerEngine:
         return found
 
     def _train(self, run: Run) -> TrainingResult:
-        reporter = Reporter(run, emit=self._emit, clock=self._clock)
+        reporter = Reporter(run, emit=self._tell, clock=self._clock)
         if run.saved is not None:
             self._announce(run.saved)  # it may be that nobody heard of it before the run was cut off
-        while not run.is_done:
-            request = self._control.request
-            if request is not None:
-                return self._end_early(run, reporter=reporter, state=END_STATES[request])
-            reporter.after_step(run.advance())
-            if run.is_checkpoint_due:
-                self._save(run)
+        overlaps = overlaps_writing(run.config.output.overlap_writing, num_processes=self._team.size)
+        with Saver(run, overlaps=overlaps, announce=self._announce, clock=self._clock) as saver:
+            while not run.is_done:
+                request = self._request()
+                if request is not None:
+                    return self._end_early(run, reporter=reporter, saver=saver, state=END_STATES[request])
+                reporter.after_step(run.advance())
+                saver.hear()
+                if run.is_checkpoint_due:
+                    saver.save()
         return reporter.result("finished")
 
-    def _end_early(self, run: Run, *, reporter: Reporter, state: EndState) -> TrainingResult:
+    def _end_early(self, run: Run, *, reporter: Reporter, saver: Saver, state: EndState) -> TrainingResult:
         reporter.catch_up()
+        saver.finish()
         if run.step and (run.saved is None or run.saved.state.step != run.step):
-            self._save(run)
+            saver.save_now()
         return reporter.result(state)
-
-    def _save(self, run: Run) -> None:
-        self._announce(run.save(created_at=self._clock.now()))
 
     def _announce(self, checkpoint: Checkpoint) -> None:
         manifest = checkpoint.manifest
-        self._emit(
+        self._tell(
             CheckpointSaved(
                 path=str(checkpoint.path),
                 step=manifest.step,
@@ -163,8 +198,16 @@ class TrainerEngine:
             )
         )
 
+    def _request(self) -> Request | None:
+        """What any process was asked, so that all end after the same step."""
+        return REQUESTS[self._team.highest(REQUESTS.index(self._control.request))]
+
     def _warn(self, message: str) -> None:
-        self._emit(Warned(message=message))
+        self._tell(Warned(message=message))
+
+    def _tell(self, message: ChildMessage) -> None:
+        if self._team.is_first:
+            self._emit(message)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,17 +215,27 @@ class _Inputs:
     tokenizer: Any
     dataset: TokenizedDataset
     dtype: torch.dtype
+    is_packed: bool
     digest: str
 
 
-def _read_inputs(config: JobConfig, *, device: torch.device, warn: Callable[[str], None]) -> _Inputs:
+def _read_inputs(
+    config: JobConfig, *, device: torch.device, warn: Callable[[str], None], team: Team
+) -> _Inputs:
+    check_available(config.environment.cross_entropy, device=device)
     parent_sha256 = identify_model(config.model.path)
     check_locked(config)
     tokenizer = load_tokenizer(config.model.path)
-    dataset = _read_dataset(config, tokenizer=tokenizer, warn=warn)
+    # The first process fills the token cache for the others.
+    dataset = team.first_before_others(lambda: _read_dataset(config, tokenizer=tokenizer, warn=warn))
     dtype = choose_dtype(config.model.dtype, device=device)
-    digest = run_digest(config, data_digest=dataset.digest, parent_sha256=parent_sha256, dtype=dtype)
-    return _Inputs(tokenizer=tokenizer, dataset=dataset, dtype=dtype, digest=digest)
+    is_packed = wants_packing(
+        config.environment.batching, device=device, dtype=dtype, model=config.model.path
+    )
+    digest = run_digest(
+        config, data_digest=dataset.digest, parent_sha256=parent_sha256, dtype=dtype, is_packed=is_packed
+    )
+    return _Inputs(tokenizer=tokenizer, dataset=dataset, dtype=dtype, is_packed=is_packed, digest=digest)
 
 
 def _read_dataset(config: JobConfig, *, tokenizer: Any, warn: Callable[[str], None]) -> TokenizedDataset:
@@ -203,13 +256,26 @@ def _read_dataset(config: JobConfig, *, tokenizer: Any, warn: Callable[[str], No
 
 
 def _make_run(
-    config: JobConfig, *, inputs: _Inputs, model: Any, device: torch.device, warn: Callable[[str], None]
+    config: JobConfig,
+    *,
+    inputs: _Inputs,
+    model: Any,
+    home: torch.device,
+    device: torch.device,
+    warn: Callable[[str], None],
+    team: Team,
 ) -> Run:
     hyperparameters, dataset = config.hyperparameters, inputs.dataset
     shortest = np.array([dataset.lengths.argmin()])
-    check_projection(model, batch=collate(dataset, indices=shortest, device=device))
+    check_projection(model, batch=collate(dataset, indices=shortest, device=home))
+    if inputs.is_packed:
+        use_packed_attention(model)
     if wants_gradient_checkpointing(config.environment.gradient_checkpointing, device=device):
         checkpoint_gradients(model)
+    if hyperparameters.adapter is not None:
+        _refuse_shards(config, team=team)
+        add_adapter(model, settings=hyperparameters.adapter, seed=hyperparameters.seed, dtype=inputs.dtype)
+    exchange = exchange_for(model, parallel=config.environment.parallel, team=team, device=device)
     optimizer = make_optimizer(model, hyperparameters=hyperparameters)
     runner = StepRunner(
         model,
@@ -219,6 +285,10 @@ def _make_run(
         device=device,
         dtype=inputs.dtype,
         warn=warn,
+        cross_entropy=config.environment.cross_entropy,
+        is_packed=inputs.is_packed,
+        team=team,
+        exchange=exchange,
     )
     plan = BatchPlan(
         lengths=dataset.lengths,
@@ -226,6 +296,7 @@ def _make_run(
         num_epochs=hyperparameters.num_epochs,
         seed=hyperparameters.seed,
         max_steps=hyperparameters.max_steps,
+        is_packed=inputs.is_packed,
     )
     return Run(
         config=config,
@@ -238,12 +309,23 @@ def _make_run(
         plan=plan,
         device=device,
         dtype=inputs.dtype,
+        team=team,
     )
+
+
+def _refuse_shards(config: JobConfig, *, team: Team) -> None:
+    if is_sharded(config.environment.parallel, team=team):
+        raise ConfigError(
+            "environment.parallel = 'fsdp' does not go with an adapter.",
+            field="environment.parallel",
+            value="fsdp",
+            remedy="Use ddp: what an adapter adds to the weights is small.",
+        )
 
 
 def _occupied(config: JobConfig, *, found: Checkpoint) -> ConfigError:
     before = found.manifest.config.get("hyperparameters")
-    after = config.hyperparameters.model_dump(mode="json")
+    after = config.hyperparameters.as_json()
     changed = [
         name for name, value in after.items() if isinstance(before, dict) and before.get(name) != value
     ]

@@ -13,8 +13,8 @@ from trainer.core.chat import ChatEncoder
 from trainer.core.data import TokenizedDataset
 from trainer.core.models import load_tokenizer
 from trainer.core.token_cache import TokenCache
+from trainer.dataset_shape import DatasetShape
 from trainer.errors import DataError
-from trainer.plan import DatasetShape
 
 
 def measure_dataset(

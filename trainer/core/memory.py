@@ -7,6 +7,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 
 from trainer.errors import OutOfMemory
@@ -37,6 +38,11 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def resident_bytes() -> int:
+    """Main memory that this process has at this moment."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from transformers.utils import logging
 from registry.errors import ManifestError
 from registry.files import write_json
 from registry.manifests import MANIFEST_NAME, list_files, verify, weights_sha256
+from trainer.core.exchange import own_part
 from trainer.core.loss import Batch, answer_logits
 from trainer.core.memory import is_out_of_memory
 from trainer.errors import ModelError, OutOfMemory
 
 # Two ways to the same logits differ by rounding alone.
 PROJECTION_TOLERANCE = 1e-3
+PROBED_TOKENS = 16
 
 
 def identify_model(directory: Path) -> str:
@@ -79,10 +82,21 @@ def load_model(directory: Path, *, device: torch.device, tokenizer: Any) -> Any:
     return model
 
 
-def save_model(model: Any, *, tokenizer: Any, directory: Path, dtype: torch.dtype) -> None:
-    """Write weights in `dtype`, configuration and tokenizer as a plain transformers directory."""
+def save_model(
+    model: Any,
+    *,
+    tokenizer: Any,
+    directory: Path,
+    dtype: torch.dtype,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write weights in `dtype`, configuration and tokenizer as a plain transformers directory.
+
+    `state` stands in for the model's own.
+    """
+    state = model.state_dict() if state is None else state
     with no_progress_bars():
-        model.save_pretrained(directory, state_dict=_converted(model.state_dict(), dtype=dtype))
+        model.save_pretrained(directory, state_dict=_converted(state, dtype=dtype))
         tokenizer.save_pretrained(directory)
     path = directory / "config.json"
     config = json.loads(path.read_text())
@@ -95,6 +109,9 @@ def check_projection(model: Any, *, batch: Batch) -> None:
 
     Some families scale or cap their logits after the projection; `answer_logits` would train another model.
     """
+    # A few tokens tell as much: logits of a whole row would be the largest thing that a small run ever holds.
+    ids = batch.input_ids[:, :PROBED_TOKENS]
+    batch = replace(batch, input_ids=ids, positions=torch.arange(ids.numel(), device=ids.device))
     model.eval()
     with torch.no_grad():
         ours = answer_logits(model, batch=batch)
@@ -121,8 +138,8 @@ def checkpoint_gradients(model: Any) -> None:
 
 
 def has_finite_weights(model: Any) -> bool:
-    """True where no parameter holds NaN or infinity."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    """True where no parameter, or this process's part of it, holds NaN or infinity."""
+    return all(bool(torch.isfinite(own_part(parameter)).all()) for parameter in model.parameters())
 
 
 @contextmanager
@@ -135,6 +152,16 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if was_enabled:
             logging.enable_progress_bar()
+
+
+def copied(tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Tensors copied into the computer's memory, floating ones in `dtype` if given; tied ones stay tied."""
+    found: dict[int, Tensor] = {}
+    for tensor in tensors.values():
+        if tensor.data_ptr() not in found:
+            wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+            found[tensor.data_ptr()] = tensor.detach().to("cpu", wanted, copy=True)
+    return {name: found[tensor.data_ptr()] for name, tensor in tensors.items()}
 
 
 def _converted(state: Mapping[str, Tensor], *, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.hyperparameters import Hyperparameters
+from trainer.core.exchange import parted_like
 
 DECAYED_DIMENSIONS = 2
 
@@ -74,7 +75,7 @@ def restore_optimizer(
         if parameter.requires_grad:
             state: dict[str, Any] = {entry: tensors[f"{entry}.{name}"] for entry in entries}
             optimizer.state[parameter] = {
-                entry: value.to(device=parameter.device) for entry, value in state.items()
+                entry: parted_like(value, parameter=parameter) for entry, value in state.items()
             }
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from trainer.clock import Clock
-from trainer.core.memory import peak_memory_bytes
+from trainer.core.memory import peak_memory_bytes, resident_bytes
 from trainer.core.run import Run
 from trainer.core.step import StepOutcome
-from trainer.messages import ChildMessage, EndState, Progress, TrainingResult
-
-NUM_BASELINE_REPORTS = 20
-NUM_RECENT_REPORTS = 5
-MIN_SPEED_SHARE = 0.6
-MIN_LOSSES = 20
+from trainer.messages import ChildMessage, EndState, Progress, TrainingResult, Warned
+from trainer.monitoring.alerts import (
+    AlertBook,
+    Finding,
+    SpeedRecord,
+    gap_finding,
+    not_finite_finding,
+    variance_finding,
+)
+from trainer.monitoring.probe import Probe
 
 
 class Reporter:
@@ -29,13 +32,15 @@ class Reporter:
         self._first_tokens = self._reported_tokens = run.num_tokens
         self._loss_sum, self._num_answers = 0.0, 0
         self._unreported: StepOutcome | None = None
-        self._speeds: list[float] = []
+        self._speeds, self._alerts = SpeedRecord(), AlertBook()
+        self._probe = Probe(run, clock=clock, warn=lambda message: emit(Warned(message=message)))
 
     def after_step(self, outcome: StepOutcome) -> None:
         """Count a step, and report it if it is time."""
         self._loss_sum += outcome.loss_sum
         self._num_answers += outcome.num_answers
         self._unreported = outcome
+        self._probe.after_step()
         now = self._clock.monotonic()
         is_due = now - self._reported >= self._run.config.monitoring.report_every_seconds
         if is_due or self._run.is_done or self._run.step == self._first_step + 1:
@@ -80,44 +85,27 @@ class Reporter:
                 average_tokens_per_second=_rate(
                     run.num_tokens - self._first_tokens, seconds=now - self._started
                 ),
-                alerts=(*self._speed_alerts(speed), *loss_alerts(tuple(run.recent))),
+                alerts=self._alerts.update(self._findings(speed), step=run.step, now=self._clock.now()),
+                micro_evaluation=self._probe.last,
+                unmeasured_because=self._probe.unmeasured_because,
                 num_tokens=run.num_tokens,
                 num_unused_rows=run.num_unused_rows,
                 peak_memory_bytes=peak_memory_bytes(run.device),
+                resident_bytes=resident_bytes(),
             )
         )
         self._unreported = None
         self._reported, self._reported_tokens = now, run.num_tokens
         self._loss_sum, self._num_answers = 0.0, 0
 
-    def _speed_alerts(self, speed: float | None) -> tuple[str, ...]:
-        """The first reports are the baseline; the very first one is left out, since it warms up."""
-        if speed is not None:
-            self._speeds.append(speed)
-            del self._speeds[1 + NUM_BASELINE_REPORTS + NUM_RECENT_REPORTS : -NUM_RECENT_REPORTS]
-        return speed_alerts(self._speeds[1:])
-
-
-def speed_alerts(speeds: Sequence[float]) -> tuple[str, ...]:
-    """An alert where the last reports' median speed is under 60 % of that of the first ones."""
-    if len(speeds) < NUM_BASELINE_REPORTS + NUM_RECENT_REPORTS:
-        return ()
-    baseline = statistics.median(speeds[:NUM_BASELINE_REPORTS])
-    recent = statistics.median(speeds[-NUM_RECENT_REPORTS:])
-    if recent >= MIN_SPEED_SHARE * baseline:
-        return ()
-    return (f"{recent:.0f} tokens/s is {recent / baseline:.0%} of the {baseline:.0f} that it began with",)
-
-
-def loss_alerts(steps: Sequence[tuple[float, int]]) -> tuple[str, ...]:
-    """An alert where the last steps' losses, (sum, answer tokens) each, spread more than their mean."""
-    losses = [loss_sum / num_answers for loss_sum, num_answers in steps]
-    if len(losses) < MIN_LOSSES:
-        return ()
-    mean, spread = statistics.fmean(losses), statistics.stdev(losses)
-    if spread <= mean:
-        return ()
-    return (f"the loss of the last {len(losses)} steps spreads by {spread:.3g} around {mean:.3g}",)
+    def _findings(self, speed: float | None) -> tuple[Finding | None, ...]:
+        measured = self._probe.last
+        return (
+            self._speeds.add(speed),
+            variance_finding(tuple(self._run.recent)),
+            gap_finding(measured),
+            not_finite_finding(measured),
+        )
 
 
 def _rate(count: int, *, seconds: float) -> float | None:

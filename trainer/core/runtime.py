@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from trainer.errors import ConfigError
 
@@ -44,6 +45,11 @@ def wants_gradient_checkpointing(name: Literal["auto", "on", "off"], *, device: 
     return name == "on" or (name == "auto" and device.type == "cuda")
 
 
+def overlaps_writing(setting: Literal["auto", "on", "off"], *, num_processes: int) -> bool:
+    """True where steps go on while a checkpoint is written. Several processes write it together."""
+    return setting != "off" and num_processes == 1
+
+
 @contextmanager
 def reproducible(*, device: torch.device, num_threads: int, seed: int) -> Iterator[None]:
     """Inside this block torch has these threads and seed, and on a CPU deterministic algorithms alone."""
@@ -65,16 +71,29 @@ def reproducible(*, device: torch.device, num_threads: int, seed: int) -> Iterat
 
 def random_state(device: torch.device) -> dict[str, str]:
     """States of the generators that a step may draw from, in hex."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return {name: state.numpy().tobytes().hex() for name, state in states.items()}
+    return {name: state.numpy().tobytes().hex() for name, state in generator_states(device).items()}
 
 
 def set_random_state(states: dict[str, str], *, device: torch.device) -> None:
     """Put back what `random_state` gave."""
-    for name, digits in states.items():
-        state = torch.frombuffer(bytearray.fromhex(digits), dtype=torch.uint8)
+    tensors = {
+        name: torch.frombuffer(bytearray.fromhex(digits), dtype=torch.uint8)
+        for name, digits in states.items()
+    }
+    set_generator_states(tensors, device=device)
+
+
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """The same as tensors: cheap enough to be taken before every step."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generator_states(states: Mapping[str, Tensor], *, device: torch.device) -> None:
+    """Put back what `generator_states` gave."""
+    for name, state in states.items():
         if name == "cpu":
             torch.set_rng_state(state)
         elif device.type == "cuda":

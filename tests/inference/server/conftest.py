@@ -73,7 +73,8 @@ def config_with_keys(config: ServerConfig, tmp_path: Path) -> ServerConfig:
 
 @contextmanager
 def serving(config: ServerConfig) -> Iterator[TestClient]:
-    with TestClient(make_app(config), raise_server_exceptions=False) as client:
+    app = make_app(config)
+    with TestClient(app, base_url="http://127.0.0.1:8765", raise_server_exceptions=False) as client:
         client.app.state.restored.result(timeout=60)
         yield client
 

@@ -185,3 +185,31 @@ def test_what_changes_the_server_needs_the_admin_key(guarded: TestClient, path: 
     assert guarded.post(path, json=body).status_code == 401
     assert guarded.post(path, json=body, headers=READER).status_code == 403
     assert guarded.post(path, json=body, headers=ADMIN).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9000", "[::1]:8765", "[::1]", "LOCALHOST:1"])
+def test_whoever_asks_for_this_machine_is_answered(client: TestClient, host: str) -> None:
+    assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8765"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": ""},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_a_web_page_gets_nothing_of_an_open_server(client: TestClient, headers: dict[str, str]) -> None:
+    """Neither by pointing its own name at loopback, nor by asking across."""
+    answer = client.post("/generate", json={"prompt": "hi"}, headers=headers)
+    assert (answer.status_code, error_of(answer)["code"]) == (403, "foreign_host")
+    assert answer.headers["X-Request-Id"]
+
+
+def test_behind_a_key_any_name_will_do(guarded: TestClient) -> None:
+    headers = READER | {"Host": "tandem.example", "Origin": "https://chat.example"}
+    assert guarded.get("/v1/models", headers=headers).status_code == 200

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from inference.answering import generate
 from inference.errors import ServerError
-from inference.generation import Generated, generate
+from inference.generation import Generated
 from inference.model import LoadedModel
-from inference.server.scheduler import Scheduler, StreamPiece, Work
+from inference.server.scheduler import Scheduler
+from inference.server.work import StreamPiece, Work
 from registry.records import GenerationSettings
 
 pytestmark = pytest.mark.model

@@ -23,7 +23,7 @@ from inference.server.config import ServerConfig
 pytestmark = pytest.mark.integration
 ADMIN = {"Authorization": "Bearer admin-key-of-the-tests"}
 HELLO = [{"role": "user", "content": "hi"}]
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 def start(config: ServerConfig, *, directory: Path) -> subprocess.Popen[str]:
@@ -95,6 +95,35 @@ def test_the_official_client_gets_whole_and_streamed_answers(url: str) -> None:
     assert chunks[-1].usage == whole.usage
 
 
+def test_the_official_client_gets_completions_and_logprobs_and_its_own_errors(url: str) -> None:
+    with client_of(url) as client:
+        whole = client.completions.create(model="tandem", prompt="abc", max_tokens=6, logprobs=2)
+        parts = list(client.completions.create(model="tandem", prompt="abc", max_tokens=6, stream=True))
+        chat = client.chat.completions.create(
+            model="tandem", messages=HELLO, max_tokens=4, logprobs=True, top_logprobs=2
+        )
+        assert client.models.retrieve("tandem").id == "tandem"
+        with pytest.raises(openai.BadRequestError, match="4000 tokens were asked for") as refused:
+            client.completions.create(model="tandem", prompt="abc", max_tokens=4000)
+    assert refused.value.param == "max_tokens"
+    assert refused.value.request_id
+    assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
+    assert whole.choices[0].logprobs is not None
+    assert "".join(whole.choices[0].logprobs.tokens or []) == whole.choices[0].text
+    assert chat.choices[0].logprobs is not None
+    assert all(len(entry.top_logprobs) == 2 for entry in chat.choices[0].logprobs.content or [])
+
+
+def test_a_wrong_key_is_the_official_clients_authentication_error(
+    config_with_keys: ServerConfig, tmp_path: Path
+) -> None:
+    with running(config_with_keys, directory=tmp_path) as (url, _process), client_of(url) as client:
+        with pytest.raises(openai.AuthenticationError, match="The API key is wrong"):
+            client.models.list()
+        reader = client.with_options(api_key="read-key-of-the-tests")
+        assert len(list(reader.models.list())) == 3
+
+
 def test_health_answers_while_a_reply_is_generated(url: str) -> None:
     with client_of(url) as client:
         stream = client.chat.completions.create(model="tandem", messages=HELLO, max_tokens=1500, stream=True)
@@ -120,7 +149,7 @@ def test_a_client_that_leaves_frees_the_model(url: str) -> None:
 
 
 def test_no_request_fails_and_no_answer_mixes_models_while_releases_are_swapped(url: str) -> None:
-    """Eight clients ask, whole and streamed, while the active release changes five times."""
+    """Sixteen clients ask, streamed and now and then whole, while the active release changes ten times."""
     stop = threading.Event()
     errors: list[str] = []
     seen: list[tuple[str, str]] = []
@@ -128,18 +157,18 @@ def test_no_request_fails_and_no_answer_mixes_models_while_releases_are_swapped(
         expected = [activate_and_ask(url, client=client, release_id=f"release-{n}") for n in (2, 1)]
     assert expected[0][1] != expected[1][1]
 
-    def hammer(is_streamed: bool) -> None:
+    def hammer() -> None:
         with client_of(url) as client:
             while not stop.is_set():
                 try:
-                    seen.append(ask(client, is_streamed=is_streamed))
+                    seen.append(ask(client, is_streamed=len(seen) % 8 != 0))
                 except Exception as error:
                     errors.append(repr(error))
 
-    threads = [threading.Thread(target=hammer, args=(place % 2 == 0,)) for place in range(8)]
+    threads = [threading.Thread(target=hammer) for _ in range(16)]
     for thread in threads:
         thread.start()
-    for place in range(5):
+    for place in range(10):
         release_id = f"release-{2 - place % 2}"
         num_before = len(seen)
         activate(url, release_id=release_id)
@@ -151,7 +180,8 @@ def test_no_request_fails_and_no_answer_mixes_models_while_releases_are_swapped(
         thread.join(timeout=60)
     assert errors == []
     assert set(seen) == set(expected)
-    assert httpx.get(f"{url}/health").json()["num_errors"] == 0
+    health = httpx.get(f"{url}/health").json()
+    assert (health["num_errors"], health["traffic"]["num_errors"]) == (0, 0)
 
 
 def activate(url: str, *, release_id: str) -> None:

@@ -35,6 +35,7 @@ def test_a_plan_for_a_card_is_printed(base_model: Path, capsys: pytest.CaptureFi
     assert "bfloat16, with gradient checkpointing" in said
     assert "optimizer" in said
     assert "fits in 24.0 GB" in said
+    assert "cross_entropy = auto; with all logits at once (plain) the peak would be" in " ".join(said.split())
 
 
 def test_a_plan_as_json_is_for_this_host(base_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

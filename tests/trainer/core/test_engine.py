@@ -232,9 +232,9 @@ def fail_from_step(number: int, *, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss is not a number from that step on."""
     original, calls = losses.answer_loss_sum, [0]
 
-    def loss(model: Any, *, batch: Any) -> torch.Tensor:
+    def loss(model: Any, *, batch: Any, **options: Any) -> torch.Tensor:
         calls[0] += model.training
-        return original(model, batch=batch) * (float("nan") if calls[0] >= number else 1)
+        return original(model, batch=batch, **options) * (float("nan") if calls[0] >= number else 1)
 
     monkeypatch.setattr(losses, "answer_loss_sum", loss)
 
@@ -277,10 +277,10 @@ def test_a_run_that_ran_out_of_memory_takes_every_step_nonetheless(
 ) -> None:
     original = losses.answer_loss_sum
 
-    def loss(model: Any, *, batch: Any) -> torch.Tensor:
+    def loss(model: Any, *, batch: Any, **options: Any) -> torch.Tensor:
         if batch.input_ids.shape[0] > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return original(model, batch=batch)
+        return original(model, batch=batch, **options)
 
     monkeypatch.setattr(losses, "answer_loss_sum", loss)
     result = engine().run_job(job())
@@ -293,10 +293,10 @@ def test_a_resumed_run_knows_what_fits_in_memory(
 ) -> None:
     original = losses.answer_loss_sum
 
-    def fail_above_two_rows(model: Any, *, batch: Any) -> torch.Tensor:
+    def fail_above_two_rows(model: Any, *, batch: Any, **options: Any) -> torch.Tensor:
         if batch.input_ids.shape[0] > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return original(model, batch=batch)
+        return original(model, batch=batch, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(losses, "answer_loss_sum", fail_above_two_rows)

@@ -54,10 +54,10 @@ def limit_rows(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     original = losses.answer_loss_sum
 
     def limit(num_rows: int, *, error: Exception | None = None) -> None:
-        def loss(model: Any, *, batch: Batch) -> torch.Tensor:
+        def loss(model: Any, *, batch: Batch, **options: Any) -> torch.Tensor:
             if batch.input_ids.shape[0] > num_rows:
                 raise error or torch.OutOfMemoryError("CUDA out of memory.")
-            return original(model, batch=batch)
+            return original(model, batch=batch, **options)
 
         monkeypatch.setattr(losses, "answer_loss_sum", loss)
 
@@ -107,11 +107,11 @@ def test_a_retry_forgets_the_gradient_and_the_random_numbers_of_the_failed_try(
     runner.max_tokens = 4 * int(dataset.lengths[indices].max())
     original, calls = losses.answer_loss_sum, [0]
 
-    def fail_on_the_second_part(model: Any, *, batch: Batch) -> torch.Tensor:
+    def fail_on_the_second_part(model: Any, *, batch: Batch, **options: Any) -> torch.Tensor:
         calls[0] += 1
         if calls[0] == 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return original(model, batch=batch)
+        return original(model, batch=batch, **options)
 
     torch.manual_seed(1)
     with monkeypatch.context() as patch:
@@ -180,7 +180,9 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(
     before = [parameter.detach().clone() for parameter in model.parameters()]
     original = losses.answer_loss_sum
     monkeypatch.setattr(
-        steps.losses, "answer_loss_sum", lambda model, *, batch: original(model, batch=batch) * value
+        steps.losses,
+        "answer_loss_sum",
+        lambda model, *, batch, **options: original(model, batch=batch, **options) * value,
     )
     with pytest.raises(Diverged, match="The loss of step 3 is"):
         make_runner().take(np.arange(4), step=3, learning_rate=1e-3)

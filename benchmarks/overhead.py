@@ -1,0 +1,178 @@
+"""What status, control and checkpoints cost the training engine: the same steps with and without them.
+
+Each contender takes the same number of steps on the same batches, from its first step to the report of its
+last. `nothing` neither reports nor is asked nor saves on the way; `status and control` writes its messages to
+a pipe and is asked before each step, as under a worker; the others save checkpoints as well, once beside the
+steps that follow and once at once. Contenders take turns; the first is measured twice, which shows the noise.
+CPU time counts all threads, what a second core does beside the steps included.
+
+    python -m benchmarks.overhead [--seconds 20] [--repeats 5] [--checkpoint-seconds 10] [--sizes 0.8M 9M]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.support.material import SIZES, Material, make_material, make_model, write_rows
+from benchmarks.support.trainers import Deadline
+from trainer.control import FlagControl
+from trainer.core.engine import Emit, TrainerEngine
+from trainer.messages import CheckpointSaved, ChildMessage, Progress, Started
+from trainer.wire import LineWriter
+
+CALIBRATION_SECONDS = 4.0
+SILENCE = {"report_every_seconds": 1e9}
+NOTHING, AGAIN = "nothing", "nothing, again"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a run's steps."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    num_checkpoints: int
+
+
+class Stopwatch:
+    """Hears a run, and passes on what it heard."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._began = self._ended = (0.0, 0.0)
+        self._num_checkpoints = 0
+
+    def __call__(self, message: ChildMessage) -> None:
+        """Note when steps began and when the last was reported."""
+        self._emit(message)
+        now = (time.perf_counter(), time.process_time())
+        if isinstance(message, Started):
+            self._began = now
+        if isinstance(message, Progress):
+            self._ended = now
+        self._num_checkpoints += isinstance(message, CheckpointSaved) and not message.is_final
+
+    def cost(self) -> Cost:
+        """Between the two."""
+        wall, cpu = (after - before for before, after in zip(self._began, self._ended, strict=True))
+        return Cost(wall_seconds=wall, cpu_seconds=cpu, num_checkpoints=self._num_checkpoints)
+
+
+def main() -> int:
+    """A table a size."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        for size in options.sizes:
+            directory = Path(name) / size
+            directory.mkdir()
+            rows = write_rows(directory / "rows.jsonl", lengths="long-tailed")
+            model = make_model(directory / "model", size=size)
+            material = make_material(directory, model=model, rows=rows, tokens_per_batch=2048)
+            _compare(material, size=size, options=options)
+    return 0
+
+
+def _compare(material: Material, *, size: str, options: argparse.Namespace) -> None:
+    seconds_a_step = _seconds_a_step(material)
+    num_steps = max(2, round(options.seconds / seconds_a_step))
+    every = max(1, round(options.checkpoint_seconds / seconds_a_step))
+    print(
+        f"\n{size}: {num_steps} steps, a report a second, a checkpoint every {every} steps "
+        f"(about {every * seconds_a_step:.0f} s); {options.repeats} runs each in turns",
+        flush=True,
+    )
+    contenders: dict[str, dict[str, Any]] = {
+        NOTHING: {"monitoring": SILENCE},
+        "status and control": {},
+        "and checkpoints, beside": {"output": {"checkpoint_every_steps": every, "overlap_writing": "on"}},
+        "and checkpoints, at once": {"output": {"checkpoint_every_steps": every, "overlap_writing": "off"}},
+        AGAIN: {"monitoring": SILENCE},
+    }
+    costs: dict[str, list[Cost]] = {name: [] for name in contenders}
+    for _ in range(options.repeats):
+        for name, sections in contenders.items():
+            costs[name].append(_run(material, num_steps=num_steps, sections=sections))
+    _print_table(costs)
+
+
+def _seconds_a_step(material: Material) -> float:
+    deadline = Deadline(CALIBRATION_SECONDS)
+    result = TrainerEngine(emit=deadline.hear, control=deadline).run_job(material.job())
+    return (deadline.last_report[0] - deadline.started) / result.step
+
+
+def _run(material: Material, *, num_steps: int, sections: dict[str, Any]) -> Cost:
+    job = material.job(hyperparameters={"max_steps": num_steps}, **sections)
+    with _pipe() as emit:
+        watch = Stopwatch(emit)
+        TrainerEngine(emit=watch, control=FlagControl()).run_job(job)
+    return watch.cost()
+
+
+@contextmanager
+def _pipe() -> Iterator[Emit]:
+    """Lines as the trainer's process writes them, to somebody who reads them."""
+    reading, writing = os.pipe()
+
+    def read() -> None:
+        while os.read(reading, 1 << 16):
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield LineWriter(writing)
+    finally:
+        os.close(writing)
+        reader.join()
+        os.close(reading)
+
+
+def _print_table(costs: dict[str, list[Cost]]) -> None:
+    """Each run is compared with the run of `nothing` of its own turn."""
+    print(f"{'':<26} {'wall':>8} {'CPU':>8}   over nothing: wall (least to most) {'CPU (least to most)':>34}")
+    for name, found in costs.items():
+        walls = [
+            one.wall_seconds / base.wall_seconds - 1 for one, base in zip(found, costs[NOTHING], strict=True)
+        ]
+        cpus = [
+            one.cpu_seconds / base.cpu_seconds - 1 for one, base in zip(found, costs[NOTHING], strict=True)
+        ]
+        wall = statistics.median(one.wall_seconds for one in found)
+        cpu = statistics.median(one.cpu_seconds for one in found)
+        print(
+            f"{name:<26} {wall:6.2f} s {cpu:6.2f} s {_spread(walls):>36} {_spread(cpus):>36}"
+            f"   {found[0].num_checkpoints} checkpoints",
+            flush=True,
+        )
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):+.1%} ({min(values):+.1%} to {max(values):+.1%})"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of training a run")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--checkpoint-seconds", type=float, default=10.0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["0.8M", "9M"])
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
