@@ -22,6 +22,14 @@ from workers.errors import StackError
 from workers.provision import AUTHORIZED_KEYS, IMAGE_UID, HostPlan, next_command, provision
 from workers.stack.single import check_part, run_part
 
+Tls = Annotated[bool, typer.Option("--tls", help="Redis speaks TLS; makes its certificate.")]
+RedisCa = Annotated[
+    Path | None, typer.Option(help="The training host's secrets/redis_ca.crt: its Redis speaks TLS.")
+]
+Signed = Annotated[bool, typer.Option("--signed", help="Sign messages; makes the key.")]
+SigningKeys = Annotated[Path | None, typer.Option(help="The training host's secrets/signing, copied here.")]
+PeerHostKey = Annotated[Path | None, typer.Option(help="Its /etc/ssh/ssh_host_ed25519_key.pub, copied here.")]
+
 part_commands = typer.Typer(help="One part alone, as a container runs it.", no_args_is_help=True)
 
 
@@ -39,19 +47,13 @@ def init_host(
     redis: Annotated[str, typer.Option(help="The address at which Redis is reached.")] = "127.0.0.1",
     redis_port: Annotated[int, typer.Option(help="Its port.")] = 6390,
     redis_password_file: Annotated[Path | None, typer.Option(help="Of the training host.")] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Redis speaks TLS; makes its certificate.")] = False,
-    redis_ca: Annotated[
-        Path | None, typer.Option(help="The training host's secrets/redis_ca.crt: its Redis speaks TLS.")
-    ] = None,
-    signed: Annotated[bool, typer.Option("--signed", help="Sign messages; makes the key.")] = False,
-    signing_keys: Annotated[
-        Path | None, typer.Option(help="A copy of the training host's secrets/signing.")
-    ] = None,
+    tls: Tls = False,
+    redis_ca: RedisCa = None,
+    signed: Signed = False,
+    signing_keys: SigningKeys = None,
     peer: Annotated[str | None, typer.Option(help="The intelligence host's name; makes keys.")] = None,
     peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
-    peer_host_key: Annotated[
-        Path | None, typer.Option(help="Its /etc/ssh/ssh_host_ed25519_key.pub, copied here.")
-    ] = None,
+    peer_host_key: PeerHostKey = None,
     peer_keys: Annotated[Path | None, typer.Option(help="Where its deploy_*_key.pub lie.")] = None,
     torch: Annotated[str, typer.Option(help="The build of PyTorch: cpu or cuda.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Write over what exists.")] = False,
@@ -77,12 +79,7 @@ def init_host(
         python=Path(sys.executable),
         torch=torch,
     )
-    for path in provision(plan, force=force):
-        _say(f"wrote {path}")
-    if peer_keys is not None:
-        keys = plan.home / "secrets" / AUTHORIZED_KEYS
-        _say(f"Let the training host in: cat {keys} >> ~/.ssh/authorized_keys")
-    _say(f"Next: {next_command(plan)}")
+    _prepare(plan, lets_in=peer_keys is not None, force=force)
 
 
 @part_commands.command("run")
@@ -122,6 +119,15 @@ def _refuse_strangers(roles: Sequence[str], *, redis_password_file: Path | None)
             "An intelligence host needs the training host's Redis password.",
             remedy="Copy its TANDEM_HOME/secrets/redis_password here, then --redis-password-file FILE.",
         )
+
+
+def _prepare(plan: HostPlan, *, lets_in: bool, force: bool) -> None:
+    for path in provision(plan, force=force):
+        _say(f"wrote {path}")
+    if lets_in:
+        keys = plan.home / "secrets" / AUTHORIZED_KEYS
+        _say(f"Let the training host in: cat {keys} >> ~/.ssh/authorized_keys")
+    _say(f"Next: {next_command(plan)}")
 
 
 def _say(line: str) -> None:

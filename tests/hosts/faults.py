@@ -107,7 +107,7 @@ def kill_gate(lab: Lab, _random: random.Random) -> None:
 
 def kill_sshd(lab: Lab, random: random.Random) -> None:
     for process in lab.process_of("sshd", "-D"):
-        kill([*process.children(recursive=True), process])
+        kill(tree(process))
     lab.processes["sshd"].wait(timeout=10)
     time.sleep(random.uniform(0, 3))
     lab.start_sshd()
@@ -181,6 +181,13 @@ def kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
+
+
+def tree(process: psutil.Process) -> list[psutil.Process]:
+    """It and what it started; nothing where it has just ended by itself, as a session of sshd may."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [*process.children(recursive=True), process]
+    return []
 
 
 def skewed(seconds: float) -> Callable[[Lab], dict[str, str]]:
