@@ -55,9 +55,14 @@ def candidates(
 
 def obstacle(tx: Transaction, job: TrainingJob, *, rules: QueueRules, num_running: Mapping[str, int]) -> str:
     """Why a queued job may not run yet; empty where it may."""
-    if job.not_before_at is not None and job.not_before_at > tx.now:
-        return f"not before {job.not_before_at:%Y-%m-%d %H:%M:%S} UTC"
-    return lasting_obstacle(tx, job, rules=rules, num_running=num_running)
+    return too_early(tx, job) or lasting_obstacle(tx, job, rules=rules, num_running=num_running)
+
+
+def too_early(tx: Transaction, job: TrainingJob) -> str:
+    """Until when a job is held back; empty where its time has come."""
+    if job.not_before_at is None or job.not_before_at <= tx.now:
+        return ""
+    return f"not before {job.not_before_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def lasting_obstacle(

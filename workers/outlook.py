@@ -44,7 +44,9 @@ class Outlook:
         if start is None:
             return line.changed(eta=forecast(span_left(job, pace=self.pace, now=tx.now), now=tx.now))
         return line.changed(
-            place=start.place, start=forecast(start.span, now=tx.now), start_unknown_because=start.reason
+            place=start.place,
+            start=forecast(start.span, now=tx.now),
+            start_unknown_because=_unknown_because(job, start=start, tx=tx),
         )
 
     def queued(self, *, priority: str, tx: Transaction) -> tuple[QueuedJob, ...]:
@@ -114,5 +116,12 @@ def _queued(job: TrainingJob, *, start: Start, tx: Transaction) -> QueuedJob:
         name=job.name,
         place=start.place,
         start=forecast(start.span, now=tx.now),
-        start_unknown_because=start.reason,
+        start_unknown_because=_unknown_because(job, start=start, tx=tx),
     )
+
+
+def _unknown_because(job: TrainingJob, *, start: Start, tx: Transaction) -> str:
+    """Where nothing tells when a job begins, its own earliest time is still known."""
+    if start.span is not None:
+        return start.reason
+    return "; ".join(filter(None, (order.too_early(tx, job), start.reason)))

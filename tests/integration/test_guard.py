@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 
-from registry.records import Checkpoint
 from registry.states import JobState
 from tasks.testing import Stack, wait_for
 from workers.machine_lock import bearing
@@ -51,13 +50,14 @@ def stranger() -> Iterator[int]:
 
 
 def test_a_job_waits_for_a_gpu_with_the_reason_shown_and_then_begins_without_a_lost_attempt(
-    stack: Stack, served: Checkpoint, gpu: Gpu, stranger: int
+    stack: Stack, gpu: Gpu, stranger: int
 ) -> None:
     def is_shown(words: str) -> None:
         wait_for(
             lambda: words in stack.tandem("queue", "list").stdout, seconds=60, message=f"{words!r} is shown"
         )
 
+    stack.client.import_checkpoint(stack.material.base_model, as_base=True)
     gpu.is_used(free=2 * GB, processes=[(stranger, 22 * GB)])
     path = stack.write_words("guarded.jsonl", num_rows=200, skip=900)
     options = {"tokens_per_batch": 640, "max_steps": 3}
