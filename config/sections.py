@@ -18,6 +18,7 @@ SETTING_OF: Mapping[str, str] = {
     "output.num_checkpoints": "training.num_checkpoints",
     "environment.device": "training.device",
     "environment.num_threads": "training.num_threads",
+    "environment.parallel": "training.parallel",
     "monitoring.report_every_seconds": "training.report_every_seconds",
     "monitoring.record_rows": "training.record_rows",
     "model.path": "training.locked.base_model",

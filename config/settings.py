@@ -34,7 +34,7 @@ from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
 from registry.states import Priority
-from trainer.config.job import LockedConfig, Overlong
+from trainer.config.job import LockedConfig, Overlong, Parallel
 from trainer.config.legacy import NEW_PLACES
 
 PREFIX = "TANDEM_"
@@ -64,6 +64,12 @@ class TrainingSettings(Section):
     queues: tuple[Priority, ...] = tuple(Priority)
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1, description="CPU threads of the trainer")
+    num_processes: int = Field(
+        default=1, ge=1, le=64, description="that share each job, one a card; see training.parallel"
+    )
+    parallel: Parallel = Field(
+        default="auto", description="how they share it: ddp, whole models; fsdp, parts; auto is ddp"
+    )
     max_length: int = Field(default=4096, ge=16, description="tokens of a row, chat template included")
     num_checkpoints: int = Field(default=2, ge=1, description="a job, the last one included")
     profile: str = Field(

@@ -23,6 +23,8 @@ from pydantic import Field
 
 from registry.model_shapes import ModelShape
 from registry.records import Record
+from trainer.adapter_sizes import adapted_values, adapter_values, kept_by_adapters
+from trainer.config.adapter import AdapterConfig
 
 Arithmetic = Literal["float32", "bfloat16"]
 
@@ -46,6 +48,7 @@ class TrainingMode(Record):
     arithmetic: Arithmetic = "bfloat16"
     checkpoints_gradients: bool = True
     is_split: bool = True
+    adapter: AdapterConfig | None = Field(default=None, description="full fine-tuning if left out")
 
 
 class TrainingMemory(Record):
@@ -67,21 +70,22 @@ class TrainingMemory(Record):
 def training_memory(
     shape: ModelShape, *, num_tokens: int, num_answers: int | None = None, mode: TrainingMode
 ) -> TrainingMemory:
-    """Of a step of full fine-tuning, in parts of at most `num_tokens` tokens with padding.
+    """Of a step in parts of at most `num_tokens` tokens with padding.
 
     `num_answers` is how many of them are learnt: all of them, where that is not known.
     """
-    weights = FULL * shape.num_parameters
-    half_weights = HALF * _matrix_values(shape) if mode.arithmetic == "bfloat16" else 0
+    trained = _trained_values(shape, mode=mode)
+    gradients = FULL * trained
+    weights, half_weights = _weights(shape, trained=trained, mode=mode)
     kept = _kept_layers(shape, num_tokens=num_tokens, mode=mode)
     again = COMPUTED_AGAIN * _layer(shape, mode=mode) * num_tokens if mode.checkpoints_gradients else 0
     attention = _attention(shape, mode=mode) * num_tokens
     attention *= COMPUTED_AGAIN if mode.checkpoints_gradients else shape.num_layers
     backward = _backward(shape, mode=mode) * num_tokens
     loss = loss_bytes(shape, num_answers=num_tokens if num_answers is None else num_answers)
-    head = FULL * shape.hidden_size * shape.vocab_size
-    early = weights if mode.is_split else 0  # gradients that lie there before the last part begins
-    moments = (early + kept + loss, max(early, head) + kept + again + backward, weights + head)
+    head = FULL * shape.hidden_size * shape.vocab_size if mode.adapter is None else 0
+    early = gradients if mode.is_split else 0  # gradients that lie there before the last part begins
+    moments = (early + kept + loss, max(early, head) + kept + again + backward, gradients + head)
     dynamic = half_weights + max(moments)
     allocator = int(ALLOCATOR_SHARE[mode.device] * dynamic)
     runtime = RUNTIME_BYTES[mode.device]
@@ -89,14 +93,14 @@ def training_memory(
         runtime=runtime,
         weights=weights,
         half_weights=half_weights,
-        gradients=weights,
-        optimizer=MOMENTS * weights,
+        gradients=gradients,
+        optimizer=MOMENTS * gradients,
         activations=max(0, kept + again - attention),
         attention=attention,
         backward=backward,
         loss=loss,
         allocator=allocator,
-        peak=runtime + (1 + MOMENTS) * weights + dynamic + allocator,
+        peak=runtime + weights + MOMENTS * gradients + dynamic + allocator,
     )
 
 
@@ -139,6 +143,28 @@ def logits_bytes(*, num_tokens: int, vocab_size: int, value_bytes: int) -> int:
     return num_tokens * vocab_size * value_bytes
 
 
+def _trained_values(shape: ModelShape, *, mode: TrainingMode) -> int:
+    if mode.adapter is None:
+        return shape.num_parameters
+    return adapter_values(shape, adapter=mode.adapter)
+
+
+def _weights(shape: ModelShape, *, trained: int, mode: TrainingMode) -> tuple[int, int]:
+    """Bytes of all weights, and of the half copies that a step makes of those that lie in float32."""
+    if mode.arithmetic == "float32":
+        return FULL * (shape.num_parameters + (trained if mode.adapter else 0)), 0
+    matrices = _matrix_values(shape)
+    if mode.adapter is None:
+        return FULL * shape.num_parameters, HALF * matrices
+    # What stays lies in bfloat16, but for embedding and norms.
+    head = shape.hidden_size * shape.vocab_size
+    staying = adapted_values(shape, adapter=mode.adapter)
+    return (
+        FULL * (shape.num_parameters + trained) - (FULL - HALF) * staying,
+        HALF * (matrices - staying + trained) if staying < matrices - head else HALF * (head + trained),
+    )
+
+
 def _fits(
     shape: ModelShape, num_tokens: int, *, capacity_bytes: int, mode: TrainingMode, answer_share: float
 ) -> bool:
@@ -158,10 +184,11 @@ def _layer(shape: ModelShape, *, mode: TrainingMode) -> int:
     """Bytes a token that one decoder layer keeps for its backward pass."""
     hidden, wide = shape.hidden_size, shape.intermediate_size
     norms = 4 * FULL * hidden + 2 * FULL
+    adapters = 0 if mode.adapter is None else kept_by_adapters(shape, adapter=mode.adapter)
     if mode.arithmetic == "float32":
-        return norms + 2 * FULL * hidden + _attention(shape, mode=mode) + 4 * FULL * wide
+        return norms + 2 * FULL * hidden + _attention(shape, mode=mode) + 4 * FULL * wide + FULL * adapters
     # Each of five projections reads a half copy of its own.
-    return norms + 5 * HALF * hidden + _attention(shape, mode=mode) + 4 * HALF * wide
+    return norms + 5 * HALF * hidden + _attention(shape, mode=mode) + 4 * HALF * wide + FULL * adapters
 
 
 def _attention(shape: ModelShape, *, mode: TrainingMode) -> int:

@@ -85,8 +85,10 @@ def _training_need(context: Context, job: TrainingJob, *, parent_path: Path) -> 
     except RegistryError as error:
         log.warning("%s: its memory is not estimated: %s", job.id, error)
         return Need(role="training", subject=job.id, num_bytes=0, least_bytes=0)
-    tokens = read_pinned(job.hyperparameters).hyperparameters.tokens_per_batch
-    mode = training_mode(context.settings.training.device)
+    hyperparameters, training = read_pinned(job.hyperparameters).hyperparameters, context.settings.training
+    # Several processes take a share of each batch, so each card of as many.
+    tokens = max(1, hyperparameters.tokens_per_batch // training.num_processes)
+    mode = training_mode(training.device).changed(adapter=hyperparameters.adapter)
     return Need(
         role="training",
         subject=job.id,

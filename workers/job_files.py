@@ -49,7 +49,9 @@ def job_config(job: TrainingJob, *, dataset: Dataset, parent: Checkpoint, settin
             checkpoints_dir=str(settings.paths.checkpoints / job.id),
             num_checkpoints=training.num_checkpoints,
         ),
-        environment=EnvironmentConfig(device=training.device, num_threads=training.num_threads),
+        environment=EnvironmentConfig(
+            device=training.device, num_threads=training.num_threads, parallel=training.parallel
+        ),
         monitoring=MonitoringConfig(
             report_every_seconds=training.report_every_seconds, record_rows=training.record_rows
         ),
