@@ -188,7 +188,7 @@ def _layer(shape: ModelShape, *, mode: TrainingMode) -> int:
     if mode.arithmetic == "float32":
         return norms + 2 * FULL * hidden + _attention(shape, mode=mode) + 4 * FULL * wide + FULL * adapters
     # Each of five projections reads a half copy of its own.
-    return norms + 5 * HALF * hidden + _attention(shape, mode=mode) + 4 * HALF * wide + FULL * adapters
+    return norms + 5 * HALF * hidden + _attention(shape, mode=mode) + 4 * HALF * wide + HALF * adapters
 
 
 def _attention(shape: ModelShape, *, mode: TrainingMode) -> int:

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from inference.estimate import running_bytes
 from registry.model_shapes import ModelShape
+from trainer.config.adapter import AdapterConfig
 from trainer.estimate import (
     TrainingMode,
     largest_token_budget,
@@ -84,3 +85,24 @@ def test_the_largest_budget_fits_and_one_token_more_does_not(
 
 def test_running_a_model_takes_a_fraction_of_training_it() -> None:
     assert 3 * GB < running_bytes(QWEN) < smallest_training_bytes(QWEN, mode=MODE)
+
+
+def test_adapters_need_no_more_than_a_third_of_full_fine_tuning() -> None:
+    full = smallest_training_bytes(QWEN, mode=MODE)
+    lora = training_memory(QWEN, num_tokens=1, mode=MODE.changed(adapter=AdapterConfig()))
+    # Rank times what goes in and comes out of seven projections, in 28 layers.
+    num_trained = 28 * 16 * (3072 + 2 * 2048 + 3072 + 3 * 4096)
+    assert lora.gradients == 4 * num_trained
+    assert lora.optimizer == 8 * num_trained
+    assert lora.weights < 0.65 * 4 * QWEN.num_parameters  # matrices that stay are in bfloat16
+    assert lora.peak < full / 3
+
+
+def test_named_layers_alone_are_counted_and_foreign_names_count_as_all() -> None:
+    sizes = {
+        names: training_memory(
+            QWEN, num_tokens=100, mode=MODE.changed(adapter=AdapterConfig(target_modules=names))
+        ).gradients
+        for names in (("q_proj",), ("q_proj", "v_proj"), ("c_attn",), None)
+    }
+    assert sizes["q_proj",] < sizes["q_proj", "v_proj"] < sizes["c_attn",] == sizes[None]
