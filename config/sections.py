@@ -19,6 +19,7 @@ SETTING_OF: Mapping[str, str] = {
     "environment.device": "training.device",
     "environment.num_threads": "training.num_threads",
     "environment.cross_entropy": "training.cross_entropy",
+    "environment.parallel": "training.parallel",
     "monitoring.report_every_seconds": "training.report_every_seconds",
     "monitoring.record_rows": "training.record_rows",
     "monitoring.num_validation_rows": "training.num_validation_rows",

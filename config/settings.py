@@ -34,7 +34,7 @@ from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
 from registry.states import Priority
-from trainer.config.job import LockedConfig, Overlong, Tool
+from trainer.config.job import LockedConfig, Overlong, Parallel, Tool
 from trainer.config.legacy import NEW_PLACES
 from trainer.cross_entropy import CrossEntropy
 
@@ -71,6 +71,12 @@ class TrainingSettings(Section):
     num_threads: int = Field(default=1, ge=1, description="CPU threads of the trainer")
     cross_entropy: CrossEntropy = Field(
         default="auto", description="auto, plain, chunked or liger: how the loss is computed"
+    )
+    num_processes: int = Field(
+        default=1, ge=1, le=64, description="that share each job, one a card; see training.parallel"
+    )
+    parallel: Parallel = Field(
+        default="auto", description="how they share it: ddp, whole models; fsdp, parts; auto is ddp"
     )
     max_length: int = Field(default=4096, ge=16, description="tokens of a row, chat template included")
     num_checkpoints: int = Field(default=2, ge=1, description="a job, the last one included")

@@ -28,6 +28,8 @@ from pydantic import Field
 
 from registry.model_shapes import ModelShape
 from registry.records import Record
+from trainer.adapter_sizes import adapted_values, adapter_values, kept_by_adapters
+from trainer.config.adapter import AdapterConfig
 from trainer.cross_entropy import CrossEntropy, answers_per_chunk, is_chunked
 
 Arithmetic = Literal["float32", "bfloat16"]
@@ -61,6 +63,7 @@ class TrainingMode(Record):
     is_split: bool = True
     copies_state: bool = False
     cross_entropy: CrossEntropy = "auto"
+    adapter: AdapterConfig | None = Field(default=None, description="full fine-tuning if left out")
 
 
 class TrainingMemory(Record):
@@ -83,12 +86,12 @@ class TrainingMemory(Record):
 def training_memory(
     shape: ModelShape, *, num_tokens: int, num_answers: int | None = None, mode: TrainingMode
 ) -> TrainingMemory:
-    """Of a step of full fine-tuning, in parts of at most `num_tokens` tokens with padding.
+    """Of a step in parts of at most `num_tokens` tokens with padding.
 
     `num_answers` is how many of them are learnt: all of them, where that is not known.
     """
     num_answers = num_tokens if num_answers is None else num_answers
-    weights = FULL * shape.num_parameters
+    weights, trained = _weights(shape, mode=mode), _of_trained(shape, times=1, mode=mode)
     kept = _kept_layers(shape, num_tokens=num_tokens, mode=mode)
     again = COMPUTED_AGAIN * _layer(shape, mode=mode) * num_tokens if mode.checkpoints_gradients else 0
     attention = _attention(shape, mode=mode) * num_tokens
@@ -99,15 +102,15 @@ def training_memory(
         shape, num_tokens=num_tokens, kept=kept, again=again, backward=backward, loss=loss, mode=mode
     )
     worst = max(moments, key=_total)
-    states = _of_weights(shape, times=1 + MOMENTS)
+    states = [*weights, *_of_trained(shape, times=MOMENTS, mode=mode)]
     allocator = _allocator([*states, *worst], dynamic=_total(worst), mode=mode)
     runtime = RUNTIME_BYTES[mode.device]
     return TrainingMemory(
         runtime=runtime,
-        weights=weights,
+        weights=_total(weights),
         half_weights=sum(_half_weights(shape, mode=mode)),
-        gradients=weights,
-        optimizer=MOMENTS * weights,
+        gradients=_total(trained),
+        optimizer=MOMENTS * _total(trained),
         activations=max(0, kept + again - attention),
         attention=attention,
         backward=backward,
@@ -165,12 +168,38 @@ def _fits(
     return memory.peak <= capacity_bytes
 
 
+def _trained_values(shape: ModelShape, *, mode: TrainingMode) -> int:
+    if mode.adapter is None:
+        return shape.num_parameters
+    return adapter_values(shape, adapter=mode.adapter)
+
+
+def _weights(shape: ModelShape, *, mode: TrainingMode) -> list[Part]:
+    """All weights: in float32, but for the matrices beside which adapters learn in bfloat16."""
+    (layers, block), table = _of_weights(shape, times=1)
+    if mode.adapter is None:
+        return [(layers, block), table]
+    is_half = mode.arithmetic == "bfloat16"
+    spared = (FULL - HALF) * adapted_values(shape, adapter=mode.adapter) if is_half else 0
+    return [(layers - spared, block), table, *_of_trained(shape, times=1, mode=mode)]
+
+
+def _of_trained(shape: ModelShape, *, times: int, mode: TrainingMode) -> list[Part]:
+    """Something in float32 as large as the weights that learn, so many times."""
+    if mode.adapter is None:
+        return _of_weights(shape, times=times)
+    size = times * FULL * adapter_values(shape, adapter=mode.adapter)
+    return [(size, FULL * mode.adapter.rank * shape.intermediate_size)]
+
+
 def _snapshot(shape: ModelShape, *, mode: TrainingMode) -> int:
-    """Moments and weights; in bfloat16 the weights both as they are saved and as they are kept."""
+    """Moments and weights; the weights as they are saved, and what learns as it is kept if that differs."""
     if mode.device != "cpu" or not mode.copies_state:
         return 0
-    saved = FULL if mode.arithmetic == "float32" else FULL + HALF
-    return (MOMENTS * FULL + saved) * shape.num_parameters
+    trained = _trained_values(shape, mode=mode)
+    is_half = mode.arithmetic == "bfloat16"
+    kept = trained if is_half or mode.adapter is not None else 0
+    return FULL * (MOMENTS * trained + kept) + (HALF if is_half else FULL) * shape.num_parameters
 
 
 def _moments(
@@ -184,11 +213,12 @@ def _moments(
     mode: TrainingMode,
 ) -> list[list[Part]]:
     """What lies beside the states at each of the three moments."""
-    table, matrix = _table(shape), FULL * shape.hidden_size * shape.intermediate_size
+    table, matrix = _trained_table(shape, mode=mode), FULL * shape.hidden_size * shape.intermediate_size
     activation = FULL * num_tokens * shape.intermediate_size
     half_layers, half_head = _half_weights(shape, mode=mode)
     # Gradients that lie there before the last part begins.
-    early = _of_weights(shape, times=1) if mode.is_split else []
+    gradients = _of_trained(shape, times=1, mode=mode)
+    early = gradients if mode.is_split else []
     # Autocast keeps its copies for the forward pass; a layer that is computed again makes its own.
     half_again = half_layers
     if mode.checkpoints_gradients:
@@ -203,7 +233,7 @@ def _moments(
             *loss,
         ],
         [*early, (half_again, matrix), (table, table), (kept + again + backward, activation)],
-        [*_of_weights(shape, times=1), (tables, table)],
+        [*gradients, (tables, table)],
     ]
 
 
@@ -222,7 +252,8 @@ def _loss(shape: ModelShape, *, num_answers: int, mode: TrainingMode) -> list[Pa
     values = [HALF] if is_half and mode.cross_entropy == "liger" else [FULL, HALF] if is_half else [FULL]
     chunk = [(size * vocabulary * value, size * vocabulary * value) for value in values]
     halves = states // 2 if is_half else 0
-    return [(2 * states + halves, states), *chunk, (_table(shape), _table(shape))]
+    table = _trained_table(shape, mode=mode)
+    return [(2 * states + halves, states), *chunk, (table, table)]
 
 
 def _of_weights(shape: ModelShape, *, times: int) -> list[Part]:
@@ -235,6 +266,11 @@ def _of_weights(shape: ModelShape, *, times: int) -> list[Part]:
 def _table(shape: ModelShape) -> int:
     """Bytes of the embedding, or of the output projection, or of the gradient of either."""
     return FULL * shape.hidden_size * shape.vocab_size
+
+
+def _trained_table(shape: ModelShape, *, mode: TrainingMode) -> int:
+    """Adapters leave the embedding and the projection as they are."""
+    return _table(shape) if mode.adapter is None else 0
 
 
 def _total(parts: list[Part]) -> int:
@@ -267,10 +303,11 @@ def _layer(shape: ModelShape, *, mode: TrainingMode) -> int:
     """Bytes a token that one decoder layer keeps for its backward pass."""
     hidden, wide = shape.hidden_size, shape.intermediate_size
     norms = 4 * FULL * hidden + 2 * FULL
+    adapters = 0 if mode.adapter is None else kept_by_adapters(shape, adapter=mode.adapter)
     if mode.arithmetic == "float32":
-        return norms + 2 * FULL * hidden + _attention(shape, mode=mode) + 4 * FULL * wide
+        return norms + 2 * FULL * hidden + _attention(shape, mode=mode) + 4 * FULL * wide + FULL * adapters
     # Each of five projections reads a half copy of its own.
-    return norms + 5 * HALF * hidden + _attention(shape, mode=mode) + 4 * HALF * wide
+    return norms + 5 * HALF * hidden + _attention(shape, mode=mode) + 4 * HALF * wide + HALF * adapters
 
 
 def _attention(shape: ModelShape, *, mode: TrainingMode) -> int:
@@ -293,10 +330,12 @@ def _backward(shape: ModelShape, *, mode: TrainingMode) -> int:
 
 
 def _half_weights(shape: ModelShape, *, mode: TrainingMode) -> tuple[int, int]:
-    """Bytes of bfloat16 copies: of the layers' matrices, and of the output projection."""
+    """Bytes of the bfloat16 copies of what lies in float32: the layers' matrices, and the projection."""
     if mode.arithmetic == "float32":
         return 0, 0
     hidden = shape.hidden_size
     attention = hidden * (2 * shape.num_queries + shape.num_key_values)
     layers = shape.num_layers * (attention + 3 * hidden * shape.intermediate_size)
+    if mode.adapter is not None:
+        layers += adapter_values(shape, adapter=mode.adapter) - adapted_values(shape, adapter=mode.adapter)
     return HALF * layers, HALF * hidden * shape.vocab_size

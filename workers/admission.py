@@ -124,9 +124,11 @@ def _training_need(context: Context, job: TrainingJob, *, parent_path: Path) -> 
     except RegistryError as error:
         log.warning("%s: its memory is not estimated: %s", job.id, error)
         return Need(role="training", subject=job.id, num_bytes=0, least_bytes=0)
-    tokens = read_pinned(job.hyperparameters).hyperparameters.tokens_per_batch
-    training = context.settings.training
+    hyperparameters, training = read_pinned(job.hyperparameters).hyperparameters, context.settings.training
+    # Several processes take a share of each batch, so each card of as many.
+    tokens = max(1, hyperparameters.tokens_per_batch // training.num_processes)
     mode = training_mode(training.device, cross_entropy=training.cross_entropy)
+    mode = mode.changed(adapter=hyperparameters.adapter)
     return Need(
         role="training",
         subject=job.id,

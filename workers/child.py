@@ -44,18 +44,20 @@ class Child(Protocol):
 
 
 class TrainerChild:
-    """One `python -m trainer JOB.json`, in a process group of its own.
+    """One `python -m trainer JOB.json`, with all its processes in a process group of its own.
 
     Its standard input is the leash: when this process dies, the pipe closes and the trainer ends itself.
     """
 
-    def __init__(self, job_file: Path, *, log_file: Path, spawn: Spawn = subprocess.Popen) -> None:
+    def __init__(
+        self, job_file: Path, *, log_file: Path, num_processes: int = 1, spawn: Spawn = subprocess.Popen
+    ) -> None:
         self._log_file = log_file
         log_file.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = log_file.stat().st_size if log_file.exists() else 0
         with log_file.open("ab") as log:
             self._process = spawn(
-                [sys.executable, "-m", "trainer", str(job_file)],
+                _command(job_file, num_processes=num_processes),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -94,7 +96,10 @@ class TrainerChild:
             return
 
     def end(self) -> None:
-        """Kill the whole process group and wait; harmless where it is gone."""
+        """Kill the whole process group and wait; harmless where it is gone.
+
+        One of several whose launcher alone was killed ends by itself: it watches its parent.
+        """
         if self.return_code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -117,6 +122,11 @@ class TrainerChild:
             except (ValidationError, ValueError):
                 continue  # a torn last line of a killed child carries nothing
         self._messages.put(None)
+
+
+def _command(job_file: Path, *, num_processes: int) -> list[str]:
+    command = [sys.executable, "-m", "trainer", str(job_file)]
+    return command if num_processes == 1 else [*command, f"--processes={num_processes}"]
 
 
 def _environment() -> dict[str, str]:

@@ -60,6 +60,7 @@ def job_config(
             device=training.device,
             num_threads=training.num_threads,
             cross_entropy=training.cross_entropy,
+            parallel=training.parallel,
         ),
         monitoring=MonitoringConfig(
             report_every_seconds=training.report_every_seconds,

@@ -90,7 +90,9 @@ class TrainingRun:
         except TandemError as error:
             return self._end_badly(kind="parent", message=str(error))
         log_file = self.settings.paths.logs / "jobs" / f"{self.job.id}.log"
-        child = self.start_child(job_file, log_file=log_file)
+        child = self.start_child(
+            job_file, log_file=log_file, num_processes=self.settings.training.num_processes
+        )
         try:
             self.on_start()
             self._follow(child)

@@ -22,9 +22,9 @@ class FakeChild:
         self.requests: list[str] = []
         self.was_ended = False
 
-    def __call__(self, _job_file: Path, *, log_file: Path) -> FakeChild:
+    def __call__(self, _job_file: Path, *, log_file: Path, num_processes: int = 1) -> FakeChild:
         """Stands for the class: a runner starts it with a job file."""
-        del log_file
+        del log_file, num_processes
         return self
 
     @property

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,6 +13,7 @@ from registry.states import JobState, Priority
 from tasks.api import JobHandle, Tandem
 from tasks.cli.monitoring import monitoring_lines
 from tasks.cli.output import console, jobs_table, print_json, queue_table, styled
+from tasks.cli.pairs import parse_pairs
 from tasks.cli.times import parse_time
 from tasks.cli.watch import INTERRUPTED, watch_job
 from tasks.watching import detail
@@ -64,7 +64,7 @@ def submit(
         priority=priority,
         name=name,
         parent=parent,
-        hyperparameters=_parse_settings(set_ or []),
+        hyperparameters=parse_pairs(set_ or []),
         profile=profile,
         overlong=overlong,
         force=force,
@@ -251,16 +251,3 @@ def _print_submitted(job: TrainingJob, *, is_new: bool, as_json: bool) -> None:
         return
     already = "" if is_new else " (the same job exists already; --force trains again)"
     console.print(f"{job.id} {styled(job.state)} on {job.priority}{already}")
-
-
-def _parse_settings(pairs: list[str]) -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or not name:
-            raise RequestError(f"--set {pair!r} is not name=value.", remedy="For example --set num_epochs=2.")
-        try:
-            parsed[name] = json.loads(value)
-        except json.JSONDecodeError:
-            parsed[name] = value
-    return parsed

@@ -11,6 +11,8 @@ from rich.table import Table
 from config.settings import Settings, load_settings
 from registry.model_shapes import read_shape
 from tasks.cli.output import console, print_json
+from tasks.cli.pairs import parse_pairs
+from trainer.config.hyperparameters import Hyperparameters
 from trainer.config.job import check_hyperparameters
 from trainer.estimate import TrainingMode
 from trainer.plan import TrainingPlan, parse_bytes, read_dataset_shape, training_plan
@@ -19,7 +21,7 @@ from workers.devices import GIGABYTE, open_device
 from workers.errors import RequestError
 
 PARTS = {
-    "weights": "float32, whatever the arithmetic",
+    "weights": "float32; beside adapters, matrices that stay are bfloat16 where products are",
     "half_weights": "bfloat16 copies, until the backward pass",
     "gradients": "float32",
     "optimizer": "AdamW's two moments, float32",
@@ -43,6 +45,9 @@ def train(
     plan: Annotated[bool, typer.Option("--plan", help="Show what training would need.")] = False,
     card: Annotated[str | None, typer.Option(help="A card's memory, such as 24GB; else this host's.")] = None,
     model: Annotated[Path | None, typer.Option(help="Model directory; the base model if left out.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Hyperparameter, as `submit` takes it: adapter=lora.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the memory of a training step and the largest safe token budget (`--plan`)."""
@@ -51,16 +56,30 @@ def train(
             "Training goes through the queue.", remedy="`tandem submit FILE`; `tandem train --plan` plans it."
         )
     settings = load_settings()
-    found = _plan(settings, model=model or settings.paths.base_model, dataset=dataset, card=card)
+    hyperparameters = check_hyperparameters({**settings.training.hyperparameters, **parse_pairs(set_ or [])})
+    found = _plan(
+        settings,
+        model=model or settings.paths.base_model,
+        dataset=dataset,
+        card=card,
+        hyperparameters=hyperparameters,
+    )
     if as_json:
         print_json(found)
     else:
         _print(found)
 
 
-def _plan(settings: Settings, *, model: Path, dataset: Path | None, card: str | None) -> TrainingPlan:
+def _plan(
+    settings: Settings,
+    *,
+    model: Path,
+    dataset: Path | None,
+    card: str | None,
+    hyperparameters: Hyperparameters,
+) -> TrainingPlan:
     training = settings.training
-    tokens = check_hyperparameters(training.hyperparameters).tokens_per_batch
+    tokens = max(1, hyperparameters.tokens_per_batch // training.num_processes)  # a card's share
     if card is not None:
         capacity_bytes, mode = parse_bytes(card), TrainingMode(cross_entropy=training.cross_entropy)
     else:
@@ -81,15 +100,16 @@ def _plan(settings: Settings, *, model: Path, dataset: Path | None, card: str | 
         capacity_bytes=capacity_bytes,
         reserve_bytes=settings.guard.reserve_bytes,
         tokens_per_batch=tokens,
-        mode=mode,
+        mode=mode.changed(adapter=hyperparameters.adapter),
         dataset=measured,
     )
 
 
 def _print(plan: TrainingPlan) -> None:
+    learnt = " of LoRA" if plan.mode.adapter else ""
     checkpointed = "with" if plan.mode.checkpoints_gradients else "without"
     table = Table(
-        title=f"One step in {plan.mode.arithmetic}, {checkpointed} gradient checkpointing",
+        title=f"One step{learnt} in {plan.mode.arithmetic}, {checkpointed} gradient checkpointing",
         title_justify="left",
     )
     table.add_column("part")

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from inference.estimate import running_bytes
 from registry.model_shapes import ModelShape
+from trainer.config.adapter import AdapterConfig
 from trainer.cross_entropy import CrossEntropy
 from trainer.estimate import (
     TrainingMode,
@@ -127,3 +128,24 @@ def test_a_copy_that_is_written_beside_the_steps_counts_where_it_lies_on_the_sam
             QWEN, tokens_per_batch=64, mode=alone
         )
         assert more == bytes_a_parameter * QWEN.num_parameters
+
+
+def test_adapters_need_no_more_than_a_third_of_full_fine_tuning() -> None:
+    full = smallest_training_bytes(QWEN, mode=MODE)
+    lora = training_memory(QWEN, num_tokens=1, mode=MODE.changed(adapter=AdapterConfig()))
+    # Rank times what goes in and comes out of seven projections, in 28 layers.
+    num_trained = 28 * 16 * (3072 + 2 * 2048 + 3072 + 3 * 4096)
+    assert lora.gradients == 4 * num_trained
+    assert lora.optimizer == 8 * num_trained
+    assert lora.weights < 0.65 * 4 * QWEN.num_parameters  # matrices that stay are in bfloat16
+    assert lora.peak < full / 3
+
+
+def test_named_layers_alone_are_counted_and_foreign_names_count_as_all() -> None:
+    sizes = {
+        names: training_memory(
+            QWEN, num_tokens=100, mode=MODE.changed(adapter=AdapterConfig(target_modules=names))
+        ).gradients
+        for names in (("q_proj",), ("q_proj", "v_proj"), ("c_attn",), None)
+    }
+    assert sizes["q_proj",] < sizes["q_proj", "v_proj"] < sizes["c_attn",] == sizes[None]

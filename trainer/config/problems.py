@@ -52,17 +52,17 @@ def config_error(error: ValidationError, *, model: type[Record], prefix: str) ->
 
 def _suggestion(places: Sequence[str], *, model: type[Record]) -> str:
     owner, name = _owner(places, model=model), places[-1]
-    if len(places) == 1 and name in NEW_PLACES and _sections(model):
-        section, _, key = NEW_PLACES[name].partition(".")
+    section, _, key = NEW_PLACES.get(name, "").partition(".")
+    if len(places) == 1 and section in model.model_fields:
         return f"It belongs in {section!r}: {section}.{key}."
     known = list(owner.model_fields)
     wanted = OTHER_NAMES.get(name, name)
     close = [wanted] if wanted in known else difflib.get_close_matches(wanted, known, n=1, cutoff=0.6)
     if close:
         return f"Did you mean {'.'.join([*places[:-1], close[0]])}?"
-    for section, part in _sections(model):
+    for other, part in _sections(model):
         if wanted in part.model_fields:
-            return f"It belongs in {section!r}: {section}.{wanted}."
+            return f"It belongs in {other!r}: {other}.{wanted}."
     return f"Known are {', '.join(known)}."
 
 

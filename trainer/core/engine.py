@@ -13,6 +13,7 @@ import torch
 from registry.errors import DatasetError
 from registry.ids import new_id
 from trainer.clock import Clock, SystemClock
+from trainer.config.hyperparameters import Hyperparameters
 from trainer.config.job import JobConfig
 from trainer.config.locked import check_locked
 from trainer.config.pinned import profile_named
@@ -23,7 +24,7 @@ from trainer.core.chat import ChatEncoder
 from trainer.core.checkpoints import Checkpoint, latest_valid, prepare_directory
 from trainer.core.cross_entropy import check_available
 from trainer.core.data import TokenizedDataset, tokenize_file
-from trainer.core.exchange import exchange_for, is_sharded
+from trainer.core.exchange import Exchange, exchange_for, is_sharded
 from trainer.core.loss import collate
 from trainer.core.memory import named_out_of_memory
 from trainer.core.models import (
@@ -268,14 +269,7 @@ def _make_run(
     hyperparameters, dataset = config.hyperparameters, inputs.dataset
     shortest = np.array([dataset.lengths.argmin()])
     check_projection(model, batch=collate(dataset, indices=shortest, device=home))
-    if inputs.is_packed:
-        use_packed_attention(model)
-    if wants_gradient_checkpointing(config.environment.gradient_checkpointing, device=device):
-        checkpoint_gradients(model)
-    if hyperparameters.adapter is not None:
-        _refuse_shards(config, team=team)
-        add_adapter(model, settings=hyperparameters.adapter, seed=hyperparameters.seed, dtype=inputs.dtype)
-    exchange = exchange_for(model, parallel=config.environment.parallel, team=team, device=device)
+    exchange = _prepare_model(model, config=config, inputs=inputs, device=device, team=team)
     optimizer = make_optimizer(model, hyperparameters=hyperparameters)
     runner = StepRunner(
         model,
@@ -290,14 +284,6 @@ def _make_run(
         team=team,
         exchange=exchange,
     )
-    plan = BatchPlan(
-        lengths=dataset.lengths,
-        tokens_per_batch=hyperparameters.tokens_per_batch,
-        num_epochs=hyperparameters.num_epochs,
-        seed=hyperparameters.seed,
-        max_steps=hyperparameters.max_steps,
-        is_packed=inputs.is_packed,
-    )
     return Run(
         config=config,
         digest=inputs.digest,
@@ -306,11 +292,37 @@ def _make_run(
         optimizer=optimizer,
         runner=runner,
         dataset=dataset,
-        plan=plan,
+        plan=_plan_of(inputs, hyperparameters=hyperparameters),
         device=device,
         dtype=inputs.dtype,
         team=team,
     )
+
+
+def _plan_of(inputs: _Inputs, *, hyperparameters: Hyperparameters) -> BatchPlan:
+    return BatchPlan(
+        lengths=inputs.dataset.lengths,
+        tokens_per_batch=hyperparameters.tokens_per_batch,
+        num_epochs=hyperparameters.num_epochs,
+        seed=hyperparameters.seed,
+        max_steps=hyperparameters.max_steps,
+        is_packed=inputs.is_packed,
+    )
+
+
+def _prepare_model(
+    model: Any, *, config: JobConfig, inputs: _Inputs, device: torch.device, team: Team
+) -> Exchange:
+    """Make a model learn as the job has it, in place; how its gradients meet those of other processes."""
+    environment, hyperparameters = config.environment, config.hyperparameters
+    if inputs.is_packed:
+        use_packed_attention(model)
+    if wants_gradient_checkpointing(environment.gradient_checkpointing, device=device):
+        checkpoint_gradients(model)
+    if hyperparameters.adapter is not None:
+        _refuse_shards(config, team=team)
+        add_adapter(model, settings=hyperparameters.adapter, seed=hyperparameters.seed, dtype=inputs.dtype)
+    return exchange_for(model, parallel=environment.parallel, team=team, device=device)
 
 
 def _refuse_shards(config: JobConfig, *, team: Team) -> None:

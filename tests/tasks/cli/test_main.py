@@ -70,7 +70,7 @@ PUBLIC = {
     ],
     "suite build": ["--json", "--name", "--scorer", "path"],
     "suite show": ["--json"],
-    "train": ["--card", "--json", "--model", "--plan", "dataset"],
+    "train": ["--card", "--json", "--model", "--plan", "--set", "dataset"],
     "undrain": ["--json", "host"],
     "up": ["--detach"],
 }

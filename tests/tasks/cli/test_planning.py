@@ -48,3 +48,13 @@ def test_a_plan_as_json_is_for_this_host(base_model: Path, capsys: pytest.Captur
 def test_without_plan_the_way_to_train_is_named(settings: Settings) -> None:
     with pytest.raises(RequestError, match="tandem submit"):
         planning.train()
+
+
+def test_a_plan_knows_what_adapters_save(base_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planning.train(plan=True, card="24GB", set_=["adapter=lora"], as_json=True)
+    lora = json.loads(capsys.readouterr().out)
+    planning.train(plan=True, card="24GB", as_json=True)
+    full = json.loads(capsys.readouterr().out)
+    assert lora["mode"]["adapter"]["rank"] == 16
+    assert lora["memory"]["optimizer"] == 2 * lora["memory"]["gradients"]
+    assert full["mode"]["adapter"] is None

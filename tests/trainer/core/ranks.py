@@ -25,7 +25,7 @@ from trainer.ranks import RENDEZVOUS
 from trainer.wire import LineWriter
 
 advance, answer_loss_sum = Run.advance, losses.answer_loss_sum
-LONGEST_SECONDS = 100
+LONGEST_SECONDS = 250
 Fault = Callable[[FlagControl], None]
 
 

@@ -12,6 +12,8 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from registry.model_shapes import ModelShape
+from trainer.config.adapter import AdapterConfig
+from trainer.core.adapters import add_adapter
 from trainer.core.models import checkpoint_gradients
 from trainer.estimate import COMPUTED_AGAIN, Arithmetic, TrainingMode, training_memory
 
@@ -97,6 +99,29 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(
     elif arithmetic == "bfloat16":
         predicted += memory.half_weights - 2 * hidden * 500  # the output projection is not part of this
     assert measured == pytest.approx(predicted, rel=0.03)
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_adapters_keep_is_never_underestimated(dropout: float, arithmetic: Arithmetic) -> None:
+    torch.manual_seed(0)
+    shape = ModelShape(
+        num_parameters=200_000,
+        hidden_size=64,
+        intermediate_size=192,
+        num_layers=3,
+        num_heads=8,
+        num_key_value_heads=4,
+        head_size=16,
+        vocab_size=500,
+    )
+    model, adapter = build(shape), AdapterConfig(rank=8, dropout=dropout)
+    add_adapter(model, settings=adapter, seed=0, dtype=getattr(torch, arithmetic))
+    mode = TrainingMode(arithmetic=arithmetic, checkpoints_gradients=False, adapter=adapter)
+    memory = training_memory(shape, num_tokens=ROWS * LENGTH, num_answers=0, mode=mode)
+    predicted = memory.activations + memory.attention + memory.half_weights
+    measured = kept_bytes(model, vocab_size=500, arithmetic=arithmetic)
+    assert measured <= predicted <= 1.5 * measured
 
 
 def test_gradients_are_the_same_to_the_bit_with_checkpointing() -> None:
