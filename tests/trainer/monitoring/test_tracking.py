@@ -235,7 +235,10 @@ def test_nothing_is_said_after_the_result(
 
 def test_a_tool_hears_that_a_run_failed(job: Callable[..., JobConfig]) -> None:
     tracker = FakeTracker()
-    with pytest.raises(Diverged), Tracking({"one": tracker}, config=job(), emit=lambda _: None) as emit:
+    with (
+        pytest.raises(Diverged),
+        Tracking({"one": tracker}, config=job(), emit=lambda _: None, finish_seconds=5.0) as emit,
+    ):
         emit(STARTED)
         raise Diverged("loss is nan")
     assert tracker.told[-1] == ("finish", False)
