@@ -104,27 +104,24 @@ class Shards:
         self._scope = _Scope(model)
         fully_shard(self._scope, mesh=mesh)
         self._team = team
-        self._is_through = False
-        model.base_model.register_forward_hook(self._note_through)
 
     def num_parts(self, own: int) -> int:
         """As many as any process has: who has fewer rows computes a part that counts nothing."""
         return self._team.highest(own)
 
     def compute(self, function: Callable[[], Tensor]) -> Tensor:
-        """With the weights that no layer owns put together. `OutOfMemory` while layers are exchanged."""
-        self._is_through = False
+        """With the weights that no layer owns put together. `OutOfMemory` ends the run of all."""
         try:
             value: Tensor = self._scope(function)
         except (RuntimeError, MemoryError) as error:
-            if self._is_through or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise _out_of_memory("forward") from error
         return value
 
     def is_abandoned(self, *, is_out_of_memory: bool) -> bool:
-        """Asked after each forward pass, where every process stands at the same place."""
-        return bool(self._team.highest(int(is_out_of_memory)))
+        """Never: where memory runs out, the run ended."""
+        return is_out_of_memory
 
     def backward(self, loss: Tensor) -> None:
         """FSDP gives the mean over processes, so the sum is asked of it. `OutOfMemory` on the way."""
@@ -137,9 +134,6 @@ class Shards:
 
     def add_up(self) -> None:
         """FSDP did, with each backward pass."""
-
-    def _note_through(self, *_: object) -> None:
-        self._is_through = True
 
 
 def layers_of(model: Any) -> list[nn.Module]:

@@ -176,11 +176,10 @@ def test_as_many_as_before_go_on_to_the_same_bits(
     assert differences(run_ranks(config).result, whole.result) == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_memory_that_runs_out_in_one_splits_the_step_in_all(
-    run_ranks: RunRanks, job: JobFactory, alone: Ended, kind: str
+def test_memory_that_runs_out_in_one_of_several_replicas_splits_the_step_in_all(
+    run_ranks: RunRanks, job: JobFactory, alone: Ended
 ) -> None:
-    both = run_ranks(job(environment={"parallel": kind}), fault="out_of_memory")
+    both = run_ranks(job(environment={"parallel": "ddp"}), fault="out_of_memory")
     assert both.codes == [0, 0]
     assert "another process" in both.of(Warned)[0].message
     assert both.losses == pytest.approx(alone.losses, abs=1e-5)
