@@ -92,7 +92,7 @@ def test_settings_that_a_document_names_exist(name: str) -> None:
 
 def test_messages_in_troubleshooting_are_what_the_code_says() -> None:
     text = (ROOT / "TROUBLESHOOTING.md").read_text()
-    code = "\n".join(path.read_text() for room in (*ROOMS, "deploy") for path in (ROOT / room).rglob("*.py"))
+    code = "\n".join(path.read_text() for room in (*ROOMS, "deploy", "trainer") for path in (ROOT / room).rglob("*.py"))
     quoted = re.findall(r"^\| `([^`]+)` \|", text, re.M)
     assert len(quoted) >= 8
     for message in quoted:

@@ -62,15 +62,20 @@ def job_config(
             cross_entropy=training.cross_entropy,
             parallel=training.parallel,
         ),
-        monitoring=MonitoringConfig(
-            report_every_seconds=training.report_every_seconds,
-            record_rows=training.record_rows,
-            validation_path=None if suite is None else suite.path,
-            num_validation_rows=training.num_validation_rows,
-            validate_every_seconds=training.validate_every_seconds,
-            max_validation_share=training.max_validation_share,
-            report_to=training.report_to,
-            logs_dir=settings.paths.logs,
-        ),
+        monitoring=_monitoring(settings, suite=suite),
         resume=True,
+    )
+
+
+def _monitoring(settings: Settings, *, suite: Suite | None) -> MonitoringConfig:
+    training = settings.training
+    return MonitoringConfig(
+        report_every_seconds=training.report_every_seconds,
+        record_rows=training.record_rows,
+        validation_path=None if suite is None else suite.path,
+        num_validation_rows=training.num_validation_rows,
+        validate_every_seconds=training.validate_every_seconds,
+        max_validation_share=training.max_validation_share,
+        report_to=training.report_to,
+        logs_dir=settings.paths.logs,
     )

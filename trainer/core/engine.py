@@ -126,14 +126,13 @@ class TrainerEngine:
         inputs = _read_inputs(config, device=device, warn=self._warn, team=team)
         found = team.from_first(lambda: self._find_checkpoint(config, digest=inputs.digest))
         # Where adapters learn, a checkpoint's weights are merged: the parent's own are needed.
-        is_parent = found is None or config.hyperparameters.adapter is not None
-        source = config.model.path if is_parent or found is None else found.path
+        is_adapted = config.hyperparameters.adapter is not None
+        source = config.model.path if found is None or is_adapted else found.path
         # Sharding moves a model to its device layer by layer: one that does not fit there whole will do.
         home = torch.device("cpu") if is_sharded(config.environment.parallel, team=team) else device
         model = load_model(source, device=home, tokenizer=inputs.tokenizer)
-        run = _make_run(
-            config, inputs=inputs, model=model, home=home, device=device, warn=self._warn, team=team
-        )
+        place = _Place(device=device, home=home, team=team)
+        run = _make_run(config, inputs=inputs, model=model, place=place, warn=self._warn)
         if found is not None:
             run.restore(found)
         if config.monitoring.record_rows and team.is_first:
@@ -211,6 +210,15 @@ class TrainerEngine:
             self._emit(message)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a model learns, where it is loaded, and the processes that share its steps."""
+
+    device: torch.device
+    home: torch.device
+    team: Team
+
+
 @dataclass(frozen=True, eq=False)
 class _Inputs:
     tokenizer: Any
@@ -257,31 +265,21 @@ def _read_dataset(config: JobConfig, *, tokenizer: Any, warn: Callable[[str], No
 
 
 def _make_run(
-    config: JobConfig,
-    *,
-    inputs: _Inputs,
-    model: Any,
-    home: torch.device,
-    device: torch.device,
-    warn: Callable[[str], None],
-    team: Team,
+    config: JobConfig, *, inputs: _Inputs, model: Any, place: _Place, warn: Callable[[str], None]
 ) -> Run:
-    hyperparameters, dataset = config.hyperparameters, inputs.dataset
-    shortest = np.array([dataset.lengths.argmin()])
-    check_projection(model, batch=collate(dataset, indices=shortest, device=home))
-    exchange = _prepare_model(model, config=config, inputs=inputs, device=device, team=team)
-    optimizer = make_optimizer(model, hyperparameters=hyperparameters)
+    exchange = _prepare_model(model, config=config, inputs=inputs, place=place)
+    optimizer = make_optimizer(model, hyperparameters=config.hyperparameters)
     runner = StepRunner(
         model,
         optimizer=optimizer,
-        dataset=dataset,
-        hyperparameters=hyperparameters,
-        device=device,
+        dataset=inputs.dataset,
+        hyperparameters=config.hyperparameters,
+        device=place.device,
         dtype=inputs.dtype,
         warn=warn,
         cross_entropy=config.environment.cross_entropy,
         is_packed=inputs.is_packed,
-        team=team,
+        team=place.team,
         exchange=exchange,
     )
     return Run(
@@ -291,11 +289,11 @@ def _make_run(
         tokenizer=inputs.tokenizer,
         optimizer=optimizer,
         runner=runner,
-        dataset=dataset,
-        plan=_plan_of(inputs, hyperparameters=hyperparameters),
-        device=device,
+        dataset=inputs.dataset,
+        plan=_plan_of(inputs, hyperparameters=config.hyperparameters),
+        device=place.device,
         dtype=inputs.dtype,
-        team=team,
+        team=place.team,
     )
 
 
@@ -310,19 +308,19 @@ def _plan_of(inputs: _Inputs, *, hyperparameters: Hyperparameters) -> BatchPlan:
     )
 
 
-def _prepare_model(
-    model: Any, *, config: JobConfig, inputs: _Inputs, device: torch.device, team: Team
-) -> Exchange:
+def _prepare_model(model: Any, *, config: JobConfig, inputs: _Inputs, place: _Place) -> Exchange:
     """Make a model learn as the job has it, in place; how its gradients meet those of other processes."""
     environment, hyperparameters = config.environment, config.hyperparameters
+    shortest = np.array([inputs.dataset.lengths.argmin()])
+    check_projection(model, batch=collate(inputs.dataset, indices=shortest, device=place.home))
     if inputs.is_packed:
         use_packed_attention(model)
-    if wants_gradient_checkpointing(environment.gradient_checkpointing, device=device):
+    if wants_gradient_checkpointing(environment.gradient_checkpointing, device=place.device):
         checkpoint_gradients(model)
     if hyperparameters.adapter is not None:
-        _refuse_shards(config, team=team)
+        _refuse_shards(config, team=place.team)
         add_adapter(model, settings=hyperparameters.adapter, seed=hyperparameters.seed, dtype=inputs.dtype)
-    return exchange_for(model, parallel=environment.parallel, team=team, device=device)
+    return exchange_for(model, parallel=environment.parallel, team=place.team, device=place.device)
 
 
 def _refuse_shards(config: JobConfig, *, team: Team) -> None:

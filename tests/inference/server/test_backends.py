@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from inference.answering import generate
 from inference.errors import ModelFailed, PromptTooLong, ReleaseError, ServerError
-from inference.generation import Generated, generate
+from inference.generation import Generated
 from inference.model import LoadedModel, TextModel, load_model
 from inference.server.app import make_backend
 from inference.server.backend import Backend
