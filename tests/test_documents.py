@@ -14,6 +14,7 @@ from tasks.testing import BIN, fresh_environment, left_behind
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("config", "workers", "registry", "tasks")
+SPEAKING_ROOMS = (*ROOMS, "deploy", "trainer")
 DOCS = ("README.md", "QUICKSTART.md", "TROUBLESHOOTING.md", "REMOTE_INFERENCE.md", "ARCHITECTURE.md")
 
 
@@ -92,7 +93,9 @@ def test_settings_that_a_document_names_exist(name: str) -> None:
 
 def test_messages_in_troubleshooting_are_what_the_code_says() -> None:
     text = (ROOT / "TROUBLESHOOTING.md").read_text()
-    code = "\n".join(path.read_text() for room in (*ROOMS, "deploy", "trainer") for path in (ROOT / room).rglob("*.py"))
+    code = "\n".join(
+        path.read_text() for room in (*ROOMS, "deploy", "trainer") for path in (ROOT / room).rglob("*.py")
+    )
     quoted = re.findall(r"^\| `([^`]+)` \|", text, re.M)
     assert len(quoted) >= 8
     for message in quoted:

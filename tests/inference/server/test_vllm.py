@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -67,8 +68,13 @@ def same_answers(client: TestClient) -> list[Any]:
 
 
 def processes() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "inference.server.testing" in " ".join(child.cmdline())]
+    """The stand-ins that run; one that has just ended is none."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "inference.server.testing" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def until(condition: Callable[[], bool]) -> None:
