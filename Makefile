@@ -18,9 +18,9 @@ demo: install  ## Run the whole loop on real input, in a few minutes on a CPU
 test:  ## Install what the tests need and run all of them
 	@scripts/install.sh dev
 	@scripts/system-packages.sh
-	@$(BIN)/python -m pytest tests -m "not integration and not model and not compose" -q -n auto
-	@$(BIN)/python -m pytest tests -m model -q -n auto
-	@$(BIN)/python -m pytest tests -m "integration and not faults and not fuzz and not hosts" -q --durations 10
+	@$(BIN)/python -m pytest tests -m "not integration and not model and not compose and not extra" -q -n auto
+	@$(BIN)/python -m pytest tests -m "model and not extra" -q -n auto
+	@$(BIN)/python -m pytest tests -m "integration and not faults and not fuzz and not hosts and not extra" -q --durations 10
 	@$(BIN)/python -m pytest tests/fuzz -m fuzz -q -n 2
 	@SEEDS=1 $(BIN)/python -m pytest tests/faults -m faults -q -n 2
 
@@ -47,7 +47,7 @@ compose-test:  ## Build the image, bring up both profiles of docker-compose.yml,
 
 test-unit:  ## Run the unit tests only
 	@scripts/install.sh dev
-	@$(BIN)/python -m pytest tests -m "not integration and not model and not compose" -q -n auto
+	@$(BIN)/python -m pytest tests -m "not integration and not model and not compose and not extra" -q -n auto
 
 lint:  ## ruff, mypy strict, import contracts, the container files
 	@scripts/install.sh dev

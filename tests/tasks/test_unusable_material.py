@@ -216,9 +216,9 @@ def test_kill_9_at_any_moment_leaves_no_half_record_and_the_work_goes_on(
     desk.add(base=base, model=model, suite=suite)
     draw = random.Random(seed)
     num_killed = 0
-    for _ in range(NUM_TURNS):
-        # Sooner and later, from before the first row to behind the verdict.
-        status = one_turn(desk, delay_seconds=LONGEST_TURN_SECONDS * draw.random() ** 2)
+    # From before the first row to behind the verdict; the soonest first, while there is work to be killed.
+    for delay_seconds in sorted(LONGEST_TURN_SECONDS * draw.random() ** 2 for _ in range(NUM_TURNS)):
+        status = one_turn(desk, delay_seconds=delay_seconds)
         num_killed += os.WIFSIGNALED(status)
         state, num_examples, verdicts = what_stands(desk)
         assert num_examples == (len(ROWS) if state is EvaluationState.ANSWERED else 0)

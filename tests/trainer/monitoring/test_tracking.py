@@ -132,7 +132,6 @@ def test_wandb_writes_an_offline_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     engine().run_job(job(monitoring=to("wandb", tmp_path / "logs")))
     (written,) = (tmp_path / "logs" / "wandb").glob("offline-run-*-job-1/run-job-1.wandb")
@@ -140,7 +139,7 @@ def test_wandb_writes_an_offline_run(
     assert warnings_of(said) == []
 
 
-@pytest.mark.integration
+@pytest.mark.extra
 @pytest.mark.filterwarnings("ignore")
 def test_trackio_writes_a_local_database(
     engine: Make,
@@ -149,7 +148,6 @@ def test_trackio_writes_a_local_database(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("trackio")
     monkeypatch.delenv("TRACKIO_DIR", raising=False)
     engine().run_job(job(monitoring=to("trackio", tmp_path / "logs")))
     from trackio.sqlite_storage import SQLiteStorage
