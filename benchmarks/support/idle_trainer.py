@@ -20,10 +20,10 @@ __all__ = ["app"]
 NAME = "tandem"
 
 
-def start_child(job_file: Path, *, log_file: Path) -> FakeChild:
+def start_child(job_file: Path, *, log_file: Path, num_processes: int) -> FakeChild:
     """Say when the trainer would have been started; it finishes at once."""
     tell_start(NAME, name=job_file.stem, started=time.monotonic())
-    return FakeChild([finished()])(job_file, log_file=log_file)
+    return FakeChild([finished()])(job_file, log_file=log_file, num_processes=num_processes)
 
 
 tasks.training.TrainingRun = partial(TrainingRun, start_child=start_child)  # type: ignore[assignment,misc]
