@@ -71,4 +71,4 @@ def test_a_job_waits_for_a_gpu_with_the_reason_shown_and_then_begins_without_a_l
         assert handle.row.state is JobState.QUEUED
     wait_for(lambda: handle.row.state is JobState.SUCCEEDED, seconds=90, message="it is trained")
     assert handle.row.attempts == 0
-    assert "waits" not in stack.tandem("queue", "list").stdout
+    assert "gpu-0" not in stack.tandem("queue", "list").stdout

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+NVML_TEMPERATURE_GPU = 0
+
 
 class NVMLError(Exception):
     """As the library raises it."""
@@ -45,6 +47,14 @@ def nvmlDeviceGetUUID(_handle: int) -> str:
 
 def nvmlDeviceGetMemoryInfo(_handle: int) -> SimpleNamespace:
     return SimpleNamespace(total=_gpu()["total"], free=_gpu()["free"])
+
+
+def nvmlDeviceGetUtilizationRates(_handle: int) -> SimpleNamespace:
+    return SimpleNamespace(gpu=_gpu().get("utilisation", 0))
+
+
+def nvmlDeviceGetTemperature(_handle: int, _sensor: int) -> int:
+    return int(_gpu().get("celsius", 40))
 
 
 def nvmlDeviceGetComputeRunningProcesses(_handle: int) -> list[SimpleNamespace]:
