@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +10,7 @@ from sqlalchemy import CompoundSelect, Select, literal, select, union_all
 
 from registry.calibrations import Calibration
 from registry.errors import NotFound
-from registry.records import Checkpoint, Deployment, Evaluation, Ranking, Suite
+from registry.records import Checkpoint, Deployment, Evaluation, Ranking, Suite, TrainingJob
 from registry.states import CheckpointState, DeploymentState, EvaluationState, JobState
 from registry.store import Transaction
 from registry.tables import checkpoints, deployments, evaluations, jobs
@@ -90,12 +91,19 @@ def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:
         return _served(tx) or _base(tx)
     if wish == "base":
         return _base(tx)
-    checkpoint = tx.get(Checkpoint, wish)
-    if checkpoint.state not in USABLE_AS_PARENT:
-        raise NotFound(
-            f"{wish} is {checkpoint.state}: training cannot start from it.", remedy="Choose 'tip' or 'base'."
-        )
-    return checkpoint
+    return _usable(tx.get(Checkpoint, wish), states=USABLE_AS_PARENT)
+
+
+def parent_of(tx: Transaction, job: TrainingJob) -> Checkpoint:
+    """The checkpoint that a job trains on from; `NotFound` with the remedy.
+
+    A job that has begun goes on from the one that it began with, also where that was quarantined meanwhile:
+    from another it would be another run, and what comes of it is judged like any other.
+    """
+    if job.parent_checkpoint_id is None:
+        return parent_for(tx, wish=job.parent)
+    states = (*USABLE_AS_PARENT, CheckpointState.QUARANTINED)
+    return _usable(tx.get(Checkpoint, job.parent_checkpoint_id), states=states)
 
 
 def ancestors(tx: Transaction, *, checkpoint_id: str) -> list[Checkpoint]:
@@ -111,6 +119,15 @@ def ancestors(tx: Transaction, *, checkpoint_id: str) -> list[Checkpoint]:
         found.append(checkpoint)
         next_id = checkpoint.parent_checkpoint_id
     return found
+
+
+def _usable(checkpoint: Checkpoint, *, states: Collection[CheckpointState]) -> Checkpoint:
+    if checkpoint.state not in states:
+        raise NotFound(
+            f"{checkpoint.id} is {checkpoint.state}: training cannot start from it.",
+            remedy="Choose 'tip' or 'base'.",
+        )
+    return checkpoint
 
 
 def _tip_or_served(tx: Transaction) -> Checkpoint | None:

@@ -183,7 +183,7 @@ def oldest_wait_seconds(jobs: Sequence[TrainingJob], *, now: datetime) -> float 
 
 def _begin(tx: Transaction, job: TrainingJob, *, lease: Lease) -> Claimed:
     try:
-        parent = lineage.parent_for(tx, wish=job.parent_checkpoint_id or job.parent)
+        parent = lineage.parent_of(tx, job)
     except NotFound:
         parent = None  # its run ends badly, with the reason
     running = tx.transition(

@@ -95,7 +95,7 @@ def _look(context: Context) -> _Next | None:
             return None
         noted = hosts.waits_for(tx, name=context.host)
         try:
-            parent = lineage.parent_for(tx, wish=job.parent_checkpoint_id or job.parent)
+            parent = lineage.parent_of(tx, job)
         except RegistryError:
             return _Next(job, Path(), noted)  # the run itself fails and says why
     return _Next(job, Path(parent.path), noted)

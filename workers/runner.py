@@ -111,7 +111,7 @@ class TrainingRun:
     def _find_sources(self) -> Sources:
         with self.registry.reading() as tx:
             # `claim` chose the parent; where it found none, this says why.
-            parent = lineage.parent_for(tx, wish=self.job.parent_checkpoint_id or self.job.parent)
+            parent = lineage.parent_of(tx, self.job)
             return Sources(tx.get(Dataset, self.job.dataset_id), parent, lineage.active_suite(tx))
 
     def _follow(self, child: Child) -> None:

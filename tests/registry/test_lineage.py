@@ -1,4 +1,7 @@
+import pytest
+
 from registry import lineage
+from registry.errors import NotFound
 from registry.store import Registry
 from registry.testing import START, ManualClock, make_checkpoint, make_dataset, make_job
 
@@ -39,3 +42,18 @@ def test_training_goes_on_from_the_newest_end_that_will_do(registry: Registry, c
         clock.advance(1)
         add_ended(registry, number=number, state=state, checkpoint_state=checkpoint_state)
         assert tip(registry) == wanted, (state, checkpoint_state)
+
+
+def test_a_job_that_has_begun_goes_on_from_its_parent_though_that_was_quarantined(registry: Registry) -> None:
+    prepare(registry)
+    with registry.transaction() as tx:
+        for state in ("quarantined", "retired"):
+            tx.add(make_checkpoint(id=f"ckpt-{state}", state=state), actor="test")
+    with registry.reading() as tx:
+        begun = make_job(parent_checkpoint_id="ckpt-quarantined")
+        assert lineage.parent_of(tx, begun).id == "ckpt-quarantined"
+        assert lineage.parent_of(tx, make_job()).id == "base-1"
+        # One that only wishes for it has not begun; of one that is retired the files may be gone.
+        for refused in (make_job(parent="ckpt-quarantined"), make_job(parent_checkpoint_id="ckpt-retired")):
+            with pytest.raises(NotFound, match="training cannot start from it"):
+                lineage.parent_of(tx, refused)
