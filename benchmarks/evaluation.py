@@ -33,7 +33,7 @@ from pathlib import Path
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from benchmarks.support.models import talkative_model
+from benchmarks.support.models import WORDS, talkative_model
 from inference.answering import generate
 from inference.batches import BatchLimits
 from inference.evaluate import evaluate_rows
@@ -47,20 +47,6 @@ SHARES_RIGHT = (0.0, 0.5, 0.9)
 MAX_GAP = 1e-4
 SETTINGS = GenerationSettings(max_new_tokens=64, stop=("\n",))
 INSTRUCTION = "Read the words below and answer in few letters: "
-WORDS = [
-    "sun",
-    "stone",
-    "river",
-    "mountain",
-    "leaf",
-    "cold",
-    "wind",
-    "tree",
-    "house",
-    "light",
-    "bread",
-    "water",
-]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from benchmarks.support.models import talkative_model
+from benchmarks.support.models import WORDS, talkative_model
 from inference.batches import BatchLimits
 from inference.lm_eval_model import TandemLM
 from inference.model import LoadedModel
@@ -33,20 +33,6 @@ from inference.model import LoadedModel
 VOCABULARIES = (None, 151_936)
 BATCH_ROWS = 8
 NEW_TOKENS = 16
-WORDS = [
-    "sun",
-    "stone",
-    "river",
-    "mountain",
-    "leaf",
-    "cold",
-    "wind",
-    "tree",
-    "house",
-    "light",
-    "bread",
-    "water",
-]
 
 Run = Callable[[Any, list[Instance]], list[Any]]
 

@@ -10,6 +10,22 @@ import torch
 from inference.model import LoadedModel, load_model
 from inference.testing import build_sealed_tiny_model, make_talkative
 
+# What the questions of a benchmark are made of.
+WORDS = [
+    "sun",
+    "stone",
+    "river",
+    "mountain",
+    "leaf",
+    "cold",
+    "wind",
+    "tree",
+    "house",
+    "light",
+    "bread",
+    "water",
+]
+
 
 def talkative_model(directory: Path, *, vocabulary: int | None, num_threads: int) -> LoadedModel:
     """0.8 million parameters, on the CPU; with a vocabulary of that many tokens, if given."""
