@@ -131,8 +131,12 @@ def test_wandb_writes_an_offline_run(
     said: list[ChildMessage],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    import wandb
+
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    request.addfinalizer(wandb.teardown)  # else its service runs on until this process ends
     engine().run_job(job(monitoring=to("wandb", tmp_path / "logs")))
     (written,) = (tmp_path / "logs" / "wandb").glob("offline-run-*-job-1/run-job-1.wandb")
     assert b"train/loss" in written.read_bytes()
