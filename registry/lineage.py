@@ -83,7 +83,8 @@ def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:
     """The checkpoint to train on from: 'tip', 'served', 'base' or an id; `NotFound` with the remedy.
 
     The tip is the last checkpoint of the newest job that succeeded or was stopped, unless it was
-    quarantined since; without one it is what is served, and before the first deployment the base model.
+    quarantined since; then that of the job before, or what is served where that was made later: one ruined
+    job does not take back what was learnt since. Without either it is the base model.
     """
     if wish == "tip":
         return _tip_or_served(tx) or _base(tx)
@@ -131,12 +132,15 @@ def _usable(checkpoint: Checkpoint, *, states: Collection[CheckpointState]) -> C
 
 
 def _tip_or_served(tx: Transaction) -> Checkpoint | None:
-    """What was made last by a job that ended well, else what is served: one question."""
+    """What a job that ended well made last, or what is served where that is younger: one question."""
     rows = tx.connection.execute(_tips_and_served()).mappings().all()
-    newest = max(rows, key=lambda row: (not row["is_served"], row["since_at"]), default=None)
-    if newest is None:
+    tips, served = ([row for row in rows if bool(row["is_served"]) is wanted] for wanted in (False, True))
+    found = max(tips, key=lambda row: row["since_at"], default=None)
+    if served and (found is None or served[0]["created_at"] > found["created_at"]):
+        found = served[0]
+    if found is None:
         return None
-    return Checkpoint.model_validate({column.name: newest[column.name] for column in checkpoints.c})
+    return Checkpoint.model_validate({column.name: found[column.name] for column in checkpoints.c})
 
 
 @lru_cache(maxsize=1)

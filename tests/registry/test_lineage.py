@@ -2,6 +2,8 @@ import pytest
 
 from registry import lineage
 from registry.errors import NotFound
+from registry.records import Deployment
+from registry.states import DeploymentState
 from registry.store import Registry
 from registry.testing import START, ManualClock, make_checkpoint, make_dataset, make_job
 
@@ -10,7 +12,8 @@ def add_ended(registry: Registry, *, number: int, state: str, checkpoint_state: 
     with registry.transaction() as tx:
         ended = tx.now
         if checkpoint_state is not None:
-            tx.add(make_checkpoint(id=f"ckpt-{number}", state=checkpoint_state), actor="test")
+            made = make_checkpoint(id=f"ckpt-{number}", state=checkpoint_state, created_at=ended)
+            tx.add(made, actor="test")
         final = None if checkpoint_state is None else f"ckpt-{number}"
         job = make_job(id=f"job-{number}", state=state, finished_at=ended, final_checkpoint_id=final)
         tx.add(job, actor="test")
@@ -42,6 +45,32 @@ def test_training_goes_on_from_the_newest_end_that_will_do(registry: Registry, c
         clock.advance(1)
         add_ended(registry, number=number, state=state, checkpoint_state=checkpoint_state)
         assert tip(registry) == wanted, (state, checkpoint_state)
+
+
+def test_what_is_served_comes_before_an_older_end_but_not_before_a_younger(
+    registry: Registry, clock: ManualClock
+) -> None:
+    prepare(registry)
+    add_ended(registry, number=0, state="succeeded", checkpoint_state="accepted")
+    clock.advance(1)
+    with registry.transaction() as tx:
+        tx.add(make_checkpoint(id="ckpt-served", state="accepted", created_at=tx.now), actor="test")
+        served = Deployment(
+            id="deploy-1",
+            generation=1,
+            checkpoint_id="ckpt-served",
+            state=DeploymentState.ACTIVE,
+            weights_sha256="0" * 64,
+            reason="best",
+            started_at=tx.now,
+        )
+        tx.add(served, actor="test")
+    clock.advance(1)
+    add_ended(registry, number=1, state="succeeded", checkpoint_state="quarantined")
+    assert tip(registry) == "ckpt-served"
+    clock.advance(1)
+    add_ended(registry, number=2, state="succeeded", checkpoint_state="complete")
+    assert tip(registry) == "ckpt-2"
 
 
 def test_a_job_that_has_begun_goes_on_from_its_parent_though_that_was_quarantined(registry: Registry) -> None:
