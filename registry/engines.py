@@ -19,6 +19,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import QueuePool
 
+from registry import lean
 from registry.errors import RegistryError, RegistryUnavailable, StaleWrite, ValueRefused
 from registry.forks import keep_from_forks
 
@@ -127,9 +128,9 @@ def _note_use(_connection: Any, record: Any) -> None:
 def _begin_postgresql(connection: Connection) -> None:
     """One round trip each."""
     if connection.get_execution_options().get(READ_ONLY, False):
-        connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        lean.say(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         return
-    connection.exec_driver_sql(f"BEGIN; SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
+    lean.say(connection, f"BEGIN; SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
 
 
 def _prepare_sqlite(connection: Any, _record: Any, *, busy_timeout_ms: int) -> None:
@@ -141,11 +142,11 @@ def _prepare_sqlite(connection: Any, _record: Any, *, busy_timeout_ms: int) -> N
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     if options.get(READ_ONLY, False):
-        connection.exec_driver_sql("BEGIN")
+        lean.say(connection, "BEGIN")
         return
     # FULL: a state change that was announced survives a power cut. NORMAL: all up to some moment do.
     synchronous = "FULL" if options.get(IS_DURABLE, True) else "NORMAL"
     if connection.info.get(SYNCHRONOUS) != synchronous:
-        connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+        lean.say(connection, f"PRAGMA synchronous={synchronous}")
         connection.info[SYNCHRONOUS] = synchronous
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    lean.say(connection, "BEGIN IMMEDIATE")

@@ -132,7 +132,7 @@ def _usable(checkpoint: Checkpoint, *, states: Collection[CheckpointState]) -> C
 
 def _tip_or_served(tx: Transaction) -> Checkpoint | None:
     """What was made last by a job that ended well, else what is served: one question."""
-    rows = tx.connection.execute(_tips_and_served()).mappings().all()
+    rows = tx.rows(_tips_and_served())
     newest = max(rows, key=lambda row: (not row["is_served"], row["since_at"]), default=None)
     if newest is None:
         return None
