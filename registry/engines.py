@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -25,8 +27,9 @@ from registry.forks import keep_from_forks
 
 WRITERS_LOCK = 7_265_336  # any number that nobody else uses in this database
 READ_ONLY, IS_DURABLE = "tandem_read_only", "tandem_is_durable"  # options of a transaction
-SYNCHRONOUS, USED_AT = "synchronous", "used_at"  # noted with a connection
+SYNCHRONOUS, USED_AT, NUMBER = "synchronous", "used_at", "number"  # noted with a connection
 PING_AFTER_SECONDS = 1.0
+_numbers = itertools.count()
 DRIVERS = {
     "sqlite": "sqlite",
     "postgresql": "postgresql+psycopg",
@@ -73,6 +76,20 @@ def explain(error: SQLAlchemyError, *, where: str) -> RegistryError:
     return RegistryUnavailable(
         f"The registry {where} cannot be used: {cause}.", remedy="Try again when less is going on."
     )
+
+
+def moment(connection: Connection) -> Hashable:
+    """Equal to an earlier one only where no other transaction changed anything between.
+
+    SQLite's `data_version` tells of other connections' writes, `total_changes` of the connection's own, so a
+    moment of another connection is never equal. PostgreSQL names the transactions whose writes are seen.
+    """
+    if connection.dialect.name != "sqlite":
+        return str(lean.say(connection, "SELECT pg_current_snapshot()::text").fetchone()[0])
+    version = lean.say(connection, "PRAGMA data_version").fetchone()[0]
+    number = connection.info.setdefault(NUMBER, next(_numbers))
+    driver: Any = connection.connection.dbapi_connection
+    return number, version, driver.total_changes
 
 
 def _parse(url: str) -> URL:

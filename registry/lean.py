@@ -53,9 +53,9 @@ def add(connection: Connection, statement: Insert, entries: Sequence[Values]) ->
         _run(connection, sql=plan.sql, parameters=plan.parameters(entry))
 
 
-def say(connection: Connection, sql: str) -> None:
-    """Something that takes and gives no values, such as BEGIN."""
-    _run(connection, sql=sql, parameters=())
+def say(connection: Connection, sql: str) -> Any:
+    """Something that takes no values, such as BEGIN; the driver's cursor."""
+    return _run(connection, sql=sql, parameters=())
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import CompoundSelect, Select, literal, select, union_all
+from sqlalchemy import CompoundSelect, Select, literal, or_, select, union_all
 
 from registry.calibrations import Calibration
 from registry.errors import NotFound
@@ -147,10 +147,10 @@ def _tips_and_served() -> CompoundSelect[Any]:
 
 
 def _newest_tip(state: JobState) -> Select[Any]:
-    usable = [str(state) for state in USABLE_AS_PARENT]
+    usable = or_(*(checkpoints.c.state == str(usable) for usable in USABLE_AS_PARENT))
     query = select(checkpoints, jobs.c.finished_at.label("since_at"), literal(value=False).label("is_served"))
     query = query.join_from(jobs, checkpoints, jobs.c.final_checkpoint_id == checkpoints.c.id)
-    query = query.where(jobs.c.state == str(state), checkpoints.c.state.in_(usable))
+    query = query.where(jobs.c.state == str(state), usable)
     query = query.where(jobs.c.finished_at.is_not(None))
     return query.order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)
 

@@ -7,7 +7,7 @@ half-done compare-and-set. Readers see one moment and never wait for writers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from registry import lean, statements
-from registry.engines import IS_DURABLE, READ_ONLY, explain, open_engine
+from registry.engines import IS_DURABLE, READ_ONLY, explain, moment, open_engine
 from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite, ValueRefused
 from registry.records import Event, Lease, Record
 from registry.states import State, check_transition
@@ -97,6 +97,11 @@ class Transaction:
     def __init__(self, connection: Connection, *, now: datetime) -> None:
         self.connection = connection
         self.now = now
+
+    def moment(self) -> Hashable:
+        """Asked for before this transaction writes, it equals that of an earlier one only where nothing was
+        written since: what was read then still holds."""
+        return moment(self.connection)
 
     def add(self, record: Record, *, actor: str, reason: str = "") -> None:
         """Insert a record and its first event; `StaleWrite` where its id exists already."""
