@@ -43,7 +43,7 @@ def undrain(tx: Transaction, *, name: str, actor: str, reason: str = "") -> Host
 
 
 class Standing(NamedTuple):
-    """Why a host takes no new work, and what keeps its training worker from beginning; empty where nothing."""
+    """Why a host takes no new work, and what keeps its training worker from beginning; empty if it can."""
 
     obstacle: str = ""
     waits_for: str = ""

@@ -1,7 +1,8 @@
 """Runs a statement by the driver itself: compiled once, with what converts its values.
 
-Through SQLAlchemy each execution of the same statement costs several times as much. It is meant for what every
-job asks; the rest need not know of it. Errors are SQLAlchemy's, and so are types, connection and transaction.
+Through SQLAlchemy each execution of the same statement costs several times as much. It is meant for what
+every job asks; the rest need not know of it. Errors are SQLAlchemy's, and so are types, connection and
+transaction.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import CompoundSelect, Connection, Dialect, Insert, Select, Update
 from sqlalchemy.exc import DBAPIError, StatementError
@@ -93,8 +94,7 @@ class _Plan:
 
 @lru_cache(SIZE)
 def _plan(statement: Statement, dialect: Dialect, names: tuple[str, ...]) -> _Plan:
-    compiled = statement.compile(dialect=dialect, column_keys=names or None)
-    assert isinstance(compiled, SQLCompiler)
+    compiled = cast("SQLCompiler", statement.compile(dialect=dialect, column_keys=names or None))
     converters = {
         name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in compiled.binds.items()
     }
@@ -113,11 +113,10 @@ def _plan(statement: Statement, dialect: Dialect, names: tuple[str, ...]) -> _Pl
 
 
 def _run(connection: Connection, *, sql: str, parameters: Any) -> Any:
-    driver = connection.connection.dbapi_connection
-    assert driver is not None
+    driver: Any = connection.connection.dbapi_connection
     kind = connection.dialect.loaded_dbapi.Error
     try:
-        return driver.execute(sql, parameters)  # type: ignore[attr-defined]  # both drivers have it
+        return driver.execute(sql, parameters)  # both drivers have it, though their standard does not
     except kind as error:
         is_lost = connection.dialect.is_disconnect(error, driver, None)
         if is_lost:
