@@ -17,7 +17,7 @@ from workers.context import Context
 from workers.runner import claim
 from workers.submission import submit
 
-NUM_TO_SUBMIT, NUM_TO_START = 12, 18
+NUM_TO_SUBMIT, NUM_TO_START = 13, 17
 
 
 @pytest.fixture
@@ -52,6 +52,6 @@ def test_a_job_is_submitted_and_begun_with_few_questions(
         claimed = claim(registry, settings=settings, holder="w", seen=seen)
     assert claimed is not None
     assert claimed.sources is not None
-    begun = [line for line in asked if line.startswith(("BEGIN", "PRAGMA"))]
+    begun = [line for line in asked if line.startswith(("BEGIN", "PRAGMA synchronous"))]
     assert begun == ["BEGIN", "PRAGMA synchronous=NORMAL", "BEGIN IMMEDIATE"]
     assert len(asked) <= NUM_TO_START
