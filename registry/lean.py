@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import CompoundSelect, Connection, Dialect, Insert, Select, Update
 from sqlalchemy.exc import DBAPIError, StatementError
-from sqlalchemy.sql.compiler import SQLCompiler
 
 Question = Select[Any] | CompoundSelect[Any]
 Statement = Question | Insert | Update
@@ -94,20 +93,18 @@ class _Plan:
 
 @lru_cache(SIZE)
 def _plan(statement: Statement, dialect: Dialect, names: tuple[str, ...]) -> _Plan:
-    compiled = cast("SQLCompiler", statement.compile(dialect=dialect, column_keys=names or None))
+    compiled = statement.compile(dialect=dialect, column_keys=names or None)
     converters = {
         name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in compiled.binds.items()
     }
-    is_question = isinstance(statement, Select | CompoundSelect)
+    selected = statement.selected_columns.items() if isinstance(statement, Select | CompoundSelect) else ()
     return _Plan(
         sql=compiled.string,
         dialect=dialect,
         order=compiled.positiontup,
         fixed={name: bind.value for name, bind in compiled.binds.items() if not bind.required},
         binders={name: convert for name, convert in converters.items() if convert is not None},
-        selected=[(key, column.type) for key, column in statement.selected_columns.items()]
-        if is_question
-        else (),
+        selected=[(key, column.type) for key, column in selected],
         is_expanding=any(bind.expanding for bind in compiled.binds.values()),
     )
 

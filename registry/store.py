@@ -293,7 +293,7 @@ def _changed(record: Record, *, table: Table, names: tuple[str, ...]) -> dict[st
 
 def _row(record: Record, *, table: Table, names: Sequence[str] | None = None) -> dict[str, Any]:
     wanted = table.columns.keys() if names is None else names
-    nested = statements.json_columns(table).intersection(wanted)
+    nested = set(statements.json_columns(table).intersection(wanted))
     as_json = record.model_dump(mode="json", include=nested) if nested else {}
     return {name: as_json[name] if name in nested else _scalar(getattr(record, name)) for name in wanted}
 
