@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -19,13 +21,15 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import QueuePool
 
+from registry import lean
 from registry.errors import RegistryError, RegistryUnavailable, StaleWrite, ValueRefused
 from registry.forks import keep_from_forks
 
 WRITERS_LOCK = 7_265_336  # any number that nobody else uses in this database
 READ_ONLY, IS_DURABLE = "tandem_read_only", "tandem_is_durable"  # options of a transaction
-SYNCHRONOUS, USED_AT = "synchronous", "used_at"  # noted with a connection
+SYNCHRONOUS, USED_AT, NUMBER = "synchronous", "used_at", "number"  # noted with a connection
 PING_AFTER_SECONDS = 1.0
+_numbers = itertools.count()
 DRIVERS = {
     "sqlite": "sqlite",
     "postgresql": "postgresql+psycopg",
@@ -72,6 +76,20 @@ def explain(error: SQLAlchemyError, *, where: str) -> RegistryError:
     return RegistryUnavailable(
         f"The registry {where} cannot be used: {cause}.", remedy="Try again when less is going on."
     )
+
+
+def moment(connection: Connection) -> Hashable:
+    """Equal to an earlier one only where no other transaction changed anything between.
+
+    SQLite's `data_version` tells of other connections' writes, `total_changes` of the connection's own, so a
+    moment of another connection is never equal. PostgreSQL names the transactions whose writes are seen.
+    """
+    if connection.dialect.name != "sqlite":
+        return str(lean.say(connection, "SELECT pg_current_snapshot()::text").fetchone()[0])
+    version = lean.say(connection, "PRAGMA data_version").fetchone()[0]
+    number = connection.info.setdefault(NUMBER, next(_numbers))
+    driver: Any = connection.connection.dbapi_connection
+    return number, version, driver.total_changes
 
 
 def _parse(url: str) -> URL:
@@ -127,9 +145,9 @@ def _note_use(_connection: Any, record: Any) -> None:
 def _begin_postgresql(connection: Connection) -> None:
     """One round trip each."""
     if connection.get_execution_options().get(READ_ONLY, False):
-        connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        lean.say(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         return
-    connection.exec_driver_sql(f"BEGIN; SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
+    lean.say(connection, f"BEGIN; SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
 
 
 def _prepare_sqlite(connection: Any, _record: Any, *, busy_timeout_ms: int) -> None:
@@ -141,11 +159,11 @@ def _prepare_sqlite(connection: Any, _record: Any, *, busy_timeout_ms: int) -> N
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     if options.get(READ_ONLY, False):
-        connection.exec_driver_sql("BEGIN")
+        lean.say(connection, "BEGIN")
         return
     # FULL: a state change that was announced survives a power cut. NORMAL: all up to some moment do.
     synchronous = "FULL" if options.get(IS_DURABLE, True) else "NORMAL"
     if connection.info.get(SYNCHRONOUS) != synchronous:
-        connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+        lean.say(connection, f"PRAGMA synchronous={synchronous}")
         connection.info[SYNCHRONOUS] = synchronous
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    lean.say(connection, "BEGIN IMMEDIATE")

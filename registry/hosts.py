@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from registry.errors import NotFound
 from registry.records import Host, TrainingJob
 from registry.states import JobState
@@ -40,23 +42,22 @@ def undrain(tx: Transaction, *, name: str, actor: str, reason: str = "") -> Host
     return tx.update(host, is_draining=False, drain_after_job_id=None, reason="")
 
 
+class Standing(NamedTuple):
+    """Why a host takes no new work, and what keeps its training worker from beginning; empty if it can."""
+
+    obstacle: str = ""
+    waits_for: str = ""
+
+
+def standing(tx: Transaction, *, name: str) -> Standing:
+    """How it is with a host; one that was never seen has nothing in its way."""
+    host = tx.seek(Host, name)
+    return Standing() if host is None else Standing(_obstacle(tx, host), host.waits_for)
+
+
 def obstacle(tx: Transaction, *, name: str) -> str:
     """Why a host takes no new work; empty where it does."""
-    host = tx.seek(Host, name)
-    if host is None or not host.is_draining:
-        return ""
-    if host.drain_after_job_id is not None:
-        job = tx.seek(TrainingJob, host.drain_after_job_id)
-        if job is not None and job.state in NOT_DONE:
-            return ""
-    why = f": {host.reason}" if host.reason else ""
-    return f"{name} is drained{why}; `tandem undrain {name}` lets it take work again"
-
-
-def waits_for(tx: Transaction, *, name: str) -> str:
-    """What keeps a host's training worker from beginning; empty where nothing does."""
-    host = tx.seek(Host, name)
-    return "" if host is None else host.waits_for
+    return standing(tx, name=name).obstacle
 
 
 def standstill(tx: Transaction) -> str:
@@ -65,7 +66,7 @@ def standstill(tx: Transaction) -> str:
     for host in tx.find(Host):
         if "train" not in host.roles:
             continue
-        reason = obstacle(tx, name=host.id) or host.waits_for
+        reason = _obstacle(tx, host) or host.waits_for
         if not reason:
             return ""
         reasons.append(reason)
@@ -93,6 +94,17 @@ def known(tx: Transaction, *, name: str) -> Host:
         return host
     seen = ", ".join(found.id for found in tx.find(Host)) or "none yet"
     raise NotFound(f"No worker was ever seen on a host {name!r}.", remedy=f"Hosts are: {seen}.")
+
+
+def _obstacle(tx: Transaction, host: Host) -> str:
+    if not host.is_draining:
+        return ""
+    if host.drain_after_job_id is not None:
+        job = tx.seek(TrainingJob, host.drain_after_job_id)
+        if job is not None and job.state in NOT_DONE:
+            return ""
+    why = f": {host.reason}" if host.reason else ""
+    return f"{host.id} is drained{why}; `tandem undrain {host.id}` lets it take work again"
 
 
 def _log(tx: Transaction, host: Host, *, after: str, actor: str, reason: str) -> None:

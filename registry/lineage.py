@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import CompoundSelect, Select, literal, select, union_all
+from sqlalchemy import CompoundSelect, Select, literal, or_, select, union_all
 
 from registry.calibrations import Calibration
 from registry.errors import NotFound
@@ -133,7 +133,7 @@ def _usable(checkpoint: Checkpoint, *, states: Collection[CheckpointState]) -> C
 
 def _tip_or_served(tx: Transaction) -> Checkpoint | None:
     """What a job that ended well made last, or what is served where that is younger: one question."""
-    rows = tx.connection.execute(_tips_and_served()).mappings().all()
+    rows = tx.rows(_tips_and_served())
     tips, served = ([row for row in rows if bool(row["is_served"]) is wanted] for wanted in (False, True))
     found = max(tips, key=lambda row: row["since_at"], default=None)
     if served and (found is None or served[0]["created_at"] > found["created_at"]):
@@ -151,10 +151,10 @@ def _tips_and_served() -> CompoundSelect[Any]:
 
 
 def _newest_tip(state: JobState) -> Select[Any]:
-    usable = [str(state) for state in USABLE_AS_PARENT]
+    usable = or_(*(checkpoints.c.state == str(usable) for usable in USABLE_AS_PARENT))
     query = select(checkpoints, jobs.c.finished_at.label("since_at"), literal(value=False).label("is_served"))
     query = query.join_from(jobs, checkpoints, jobs.c.final_checkpoint_id == checkpoints.c.id)
-    query = query.where(jobs.c.state == str(state), checkpoints.c.state.in_(usable))
+    query = query.where(jobs.c.state == str(state), usable)
     query = query.where(jobs.c.finished_at.is_not(None))
     return query.order_by(jobs.c.finished_at.desc(), jobs.c.id).limit(1)
 

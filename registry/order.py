@@ -86,9 +86,9 @@ def num_running_by_queue(tx: Transaction) -> Counter[str]:
 
 def end_of_queue(tx: Transaction, *, priority: Priority) -> int:
     """The place behind every job of a queue: microseconds, since jobs come in order of time."""
-    last: int | None = tx.connection.scalar(_last_place(), {"queue": str(priority)})
+    last = tx.rows(_last_place(), {"queue": str(priority)})
     by_time = int(tx.now.timestamp() * MICROSECONDS)
-    return by_time if last is None else max(by_time, last + 1)
+    return max(by_time, last[0]["place"] + 1) if last else by_time
 
 
 def set_priority(
@@ -129,8 +129,8 @@ def _first_pages(tx: Transaction, *, queues: tuple[Priority, ...]) -> dict[Prior
     pages: dict[Priority, list[TrainingJob]] = {priority: [] for priority in queues}
     if not queues:
         return pages
-    for row in tx.connection.execute(_fronts(queues)).mappings():
-        job = TrainingJob.model_validate(dict(row))
+    for row in tx.rows(_fronts(queues)):
+        job = TrainingJob.model_validate(row)
         pages[job.priority].append(job)
     return {queue: sorted(page, key=lambda job: (job.place, job.id)) for queue, page in pages.items()}
 

@@ -6,24 +6,41 @@ message changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from registry import commands, hosts, leases, lineage, order
 from registry.errors import NotFound, QueueFull
 from registry.order import QueueRules
-from registry.records import Checkpoint, JobProblem, Lease, TrainingJob
+from registry.records import Checkpoint, Dataset, JobProblem, Lease, Suite, TrainingJob
 from registry.states import JobState, Priority, is_final
 from registry.store import Transaction
 
 
+class Sources(NamedTuple):
+    """What a job learns, from where it starts, and what it is watched on where there is a suite."""
+
+    dataset: Dataset
+    parent: Checkpoint
+    suite: Suite | None
+
+
+class Seen(NamedTuple):
+    """The job that may run next, as one look found it, and what its host was last said to wait for."""
+
+    job: TrainingJob
+    sources: Sources | None
+    waits_for: str
+    moment: Hashable
+
+
 class Claimed(NamedTuple):
-    """A job that is running from now on. Without a parent there is none that training could start from."""
+    """A job that is running from now on. Without sources there is nothing that training could start from."""
 
     job: TrainingJob
     lease: Lease
-    parent: Checkpoint | None
+    sources: Sources | None
 
 
 def resource_of(job_id: str) -> str:
@@ -72,27 +89,46 @@ def claim_next(
     seconds: float,
     host: str = "",
     rules: QueueRules | None = None,
-    only_id: str | None = None,
+    seen: Seen | None = None,
 ) -> Claimed | None:
     """The first job that may run, with its lease and its parent fixed, or None. One effective run, however
     many workers ask.
 
-    With `only_id` also None where another job is the first.
+    With `seen` also None where another job is the first by now. Where nothing was written since that look,
+    what it found still holds and is not asked again.
     """
-    for job in _ready(tx, queues=queues, host=host, rules=rules or QueueRules()):
-        if only_id not in (None, job.id):
+    if seen is not None and tx.moment() == seen.moment:
+        return _begin(tx, seen.job, sources=seen.sources, holder=holder, seconds=seconds)
+    if hosts.obstacle(tx, name=host):
+        return None
+    for job in _ready(tx, queues=queues, rules=rules or QueueRules()):
+        if seen is not None and job.id != seen.job.id:
             return None
-        lease = leases.acquire(tx, resource=resource_of(job.id), holder=holder, seconds=seconds)
-        if lease is not None:
-            return _begin(tx, job, lease=lease)
+        sources = sources_of(tx, job)
+        claimed = _begin(tx, job, sources=sources, holder=holder, seconds=seconds)
+        if claimed is not None:
+            return claimed
     return None
 
 
-def first_ready(
+def look(
     tx: Transaction, *, queues: Sequence[Priority], host: str = "", rules: QueueRules | None = None
-) -> TrainingJob | None:
-    """The job that `claim_next` would take at this moment."""
-    return next(_ready(tx, queues=queues, host=host, rules=rules or QueueRules()), None)
+) -> Seen | None:
+    """The job that `claim_next` would take at this moment, with all that it would begin with."""
+    standing = hosts.standing(tx, name=host)
+    job = None if standing.obstacle else next(_ready(tx, queues=queues, rules=rules or QueueRules()), None)
+    if job is None:
+        return None
+    return Seen(job, sources_of(tx, job), standing.waits_for, tx.moment())
+
+
+def sources_of(tx: Transaction, job: TrainingJob) -> Sources | None:
+    """What a job would begin with now; None where training has nothing to start from."""
+    try:
+        parent = lineage.parent_of(tx, job)
+    except NotFound:
+        return None  # its run ends badly, with the reason
+    return Sources(tx.get(Dataset, job.dataset_id), parent, lineage.active_suite(tx))
 
 
 def put_back(tx: Transaction, job: TrainingJob, *, lease: Lease, actor: str, reason: str) -> TrainingJob:
@@ -181,27 +217,24 @@ def oldest_wait_seconds(jobs: Sequence[TrainingJob], *, now: datetime) -> float 
     return max(0.0, (now - min(times)).total_seconds()) if times else None
 
 
-def _begin(tx: Transaction, job: TrainingJob, *, lease: Lease) -> Claimed:
-    try:
-        parent = lineage.parent_of(tx, job)
-    except NotFound:
-        parent = None  # its run ends badly, with the reason
+def _begin(
+    tx: Transaction, job: TrainingJob, *, sources: Sources | None, holder: str, seconds: float
+) -> Claimed | None:
+    lease = leases.acquire(tx, resource=resource_of(job.id), holder=holder, seconds=seconds)
+    if lease is None:
+        return None
     running = tx.transition(
         job,
         to=JobState.RUNNING,
         actor=lease.holder,
         reason=f"claimed with token {lease.token}",
         started_at=job.started_at or tx.now,
-        parent_checkpoint_id=job.parent_checkpoint_id if parent is None else parent.id,
+        parent_checkpoint_id=job.parent_checkpoint_id if sources is None else sources.parent.id,
     )
-    return Claimed(running, lease, parent)
+    return Claimed(running, lease, sources)
 
 
-def _ready(
-    tx: Transaction, *, queues: Sequence[Priority], host: str, rules: QueueRules
-) -> Iterator[TrainingJob]:
-    if hosts.obstacle(tx, name=host):
-        return
+def _ready(tx: Transaction, *, queues: Sequence[Priority], rules: QueueRules) -> Iterator[TrainingJob]:
     num_running = order.num_running_by_queue(tx) if rules.max_running else {}
     for job in order.candidates(tx, queues=queues, rules=rules):
         if not order.obstacle(tx, job, rules=rules, num_running=num_running):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Insert, Select, Table, Update, bindparam, insert, select, update
+from sqlalchemy import JSON, Insert, Select, Table, Update, bindparam, insert, select, update
 
 LIMIT, OFFSET = "page_limit", "page_offset"
 ID, STATE, NEW = "old_id", "old_state", "new_"
@@ -15,7 +15,7 @@ SIZE = 512  # far more than there are kinds of question
 @lru_cache(SIZE)
 def insert_into(table: Table) -> Insert:
     """Values by the names of the columns."""
-    return insert(table)
+    return insert(table).inline()
 
 
 @lru_cache(SIZE)
@@ -46,3 +46,9 @@ def update_of(table: Table, *, names: tuple[str, ...], is_guarded: bool) -> Upda
     if is_guarded:
         query = query.where(table.c.state == bindparam(STATE))
     return query.values({name: bindparam(NEW + name, type_=table.c[name].type) for name in names})
+
+
+@lru_cache(SIZE)
+def json_columns(table: Table) -> frozenset[str]:
+    """Which columns hold nested values."""
+    return frozenset(column.name for column in table.columns if isinstance(column.type, JSON))

@@ -7,18 +7,18 @@ half-done compare-and-set. Readers see one moment and never wait for writers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import JSON, Connection, Engine, Table
+from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from registry import statements
-from registry.engines import IS_DURABLE, READ_ONLY, explain, open_engine
+from registry import lean, statements
+from registry.engines import IS_DURABLE, READ_ONLY, explain, moment, open_engine
 from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite, ValueRefused
 from registry.records import Event, Lease, Record
 from registry.states import State, check_transition
@@ -98,6 +98,11 @@ class Transaction:
         self.connection = connection
         self.now = now
 
+    def moment(self) -> Hashable:
+        """Asked for before this transaction writes, it equals that of an earlier one only where nothing was
+        written since: what was read then still holds."""
+        return moment(self.connection)
+
     def add(self, record: Record, *, actor: str, reason: str = "") -> None:
         """Insert a record and its first event; `StaleWrite` where its id exists already."""
         self.insert(record)
@@ -114,7 +119,7 @@ class Transaction:
         """Insert a record of which nobody wants to read in the event log."""
         table = TABLES[type(record)]
         try:
-            self.connection.execute(statements.insert_into(table), _row(record, table=table))
+            lean.add(self.connection, statements.insert_into(table), [_row(record, table=table)])
         except IntegrityError as error:
             raise StaleWrite(f"{type(record).__name__} cannot be added: {error.orig}.") from error
 
@@ -130,8 +135,8 @@ class Transaction:
     def seek(self, kind: type[R], record_id: str, *, for_update: bool = False) -> R | None:
         """The record, or None. `for_update` locks the row on PostgreSQL; SQLite's writer has the lock."""
         query = statements.by_id(TABLES[kind], for_update=for_update)
-        row = self.connection.execute(query, {"id": record_id}).mappings().first()
-        return None if row is None else kind.model_validate(dict(row))
+        found = self.rows(query, {"id": record_id})
+        return kind.model_validate(found[0]) if found else None
 
     def find(
         self,
@@ -157,17 +162,18 @@ class Transaction:
             is_limited=limit is not None,
         )
         page = {} if limit is None else {statements.LIMIT: limit, statements.OFFSET: offset}
-        rows = self.connection.execute(query, values | page).mappings()
-        return [kind.model_validate(dict(row)) for row in rows]
+        return [kind.model_validate(row) for row in self.rows(query, values | page)]
+
+    def rows(self, question: lean.Question, values: Mapping[str, Any] | None = None) -> list[lean.Row]:
+        """What a question of more than one kind of record finds, by the names of its columns."""
+        return lean.rows(self.connection, question, values or {})
 
     def update(self, record: R, **changes: Any) -> R:
         """Replace fields that are no state; validated, no event."""
         after = record.changed(**changes)
         table = TABLES[type(record)]
-        values = _row(after, table=table)
-        changed = {statements.NEW + name: values[name] for name in changes}
         statement = statements.update_of(table, names=tuple(changes), is_guarded=False)
-        self.connection.execute(statement, {statements.ID: values["id"], **changed})
+        lean.change(self.connection, statement, _changed(after, table=table, names=tuple(changes)))
         return after
 
     def transition(
@@ -191,15 +197,14 @@ class Transaction:
             self.check_lease(lease)
         after = record.changed(state=to, **changes)
         table = TABLES[type(record)]
-        values = _row(after, table=table)
         names = ("state", *changes)
-        changed = {statements.NEW + name: values[name] for name in names}
-        guard = {statements.ID: values["id"], statements.STATE: str(before)}
         statement = statements.update_of(table, names=names, is_guarded=True)
-        if self.connection.execute(statement, guard | changed).rowcount == 0:
-            raise StaleWrite(f"{values['id']} is no longer {before}: it moved on.")
+        values = _changed(after, table=table, names=names) | {statements.STATE: str(before)}
+        subject = values[statements.ID]
+        if lean.change(self.connection, statement, values) == 0:
+            raise StaleWrite(f"{subject} is no longer {before}: it moved on.")
         kind = type(record).__name__
-        self.log(kind=kind, subject_id=values["id"], before=before, after=to, actor=actor, reason=reason)
+        self.log(kind=kind, subject_id=subject, before=before, after=to, actor=actor, reason=reason)
         return after
 
     def check_lease(self, lease: Lease) -> None:
@@ -229,7 +234,7 @@ class Transaction:
             reason=reason,
             data=data,
         )
-        self.connection.execute(statements.insert_into(events), entry)
+        lean.add(self.connection, statements.insert_into(events), [entry])
 
     def log_steps(
         self, record: Record, *, steps: Sequence[tuple[State | None, State, str]], actor: str
@@ -245,7 +250,7 @@ class Transaction:
             )
             for before, after, reason in steps
         ]
-        self.connection.execute(statements.insert_into(events), entries)
+        lean.add(self.connection, statements.insert_into(events), entries)
 
     def _event(
         self,
@@ -281,12 +286,16 @@ def _state_of(record: Record) -> State:
     return known
 
 
-def _row(record: Record, *, table: Table) -> dict[str, Any]:
-    plain, as_json = record.model_dump(), record.model_dump(mode="json")
-    return {
-        column.name: as_json[column.name] if isinstance(column.type, JSON) else _scalar(plain[column.name])
-        for column in table.columns
-    }
+def _changed(record: Record, *, table: Table, names: tuple[str, ...]) -> dict[str, Any]:
+    values = _row(record, table=table, names=("id", *names))
+    return {statements.ID: values["id"], **{statements.NEW + name: values[name] for name in names}}
+
+
+def _row(record: Record, *, table: Table, names: Sequence[str] | None = None) -> dict[str, Any]:
+    wanted = table.columns.keys() if names is None else names
+    nested = set(statements.json_columns(table).intersection(wanted))
+    as_json = record.model_dump(mode="json", include=nested) if nested else {}
+    return {name: as_json[name] if name in nested else _scalar(getattr(record, name)) for name in wanted}
 
 
 def _scalar(value: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from registry.errors import QueueFull, RegistryUnavailable, TandemError
 from registry.messages import JobBell, Nothing, SubmittedJob, TrainingSubmission
+from registry.queue import Seen
 from registry.states import Priority
 from tasks.door import door
 from workers import admission, inbox, queue_folders, signals, submission
@@ -34,8 +35,8 @@ def train(request: JobBell, context: Context) -> None:
     """Train the first waiting job of this host's queues, whichever job the bell was for."""
     if is_stopping():
         return  # the sweep rings again
-    with admission.to_train(context, rung_for=request.job_id) as job_id:
-        run = None if job_id is None else _claim(context, job_id=job_id)
+    with admission.to_train(context, rung_for=request.job_id) as seen:
+        run = None if seen is None else _claim(context, seen=seen)
         if run is None:
             log.info("%s: nothing may run here now; what waits is rung again", request.job_id)
             return
@@ -44,9 +45,9 @@ def train(request: JobBell, context: Context) -> None:
     _refresh_folders(context)
 
 
-def _claim(context: Context, *, job_id: str) -> TrainingRun | None:
+def _claim(context: Context, *, seen: Seen) -> TrainingRun | None:
     claimed = claim(
-        context.registry, settings=context.settings, holder=context.actor, host=context.host, job_id=job_id
+        context.registry, settings=context.settings, holder=context.actor, host=context.host, seen=seen
     )
     if claimed is None:
         return None

@@ -6,14 +6,14 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from inference.estimate import running_bytes
-from registry import hosts, lineage, queue
+from registry import hosts, queue
 from registry.errors import RegistryError
 from registry.messages import EvaluationRequest
 from registry.model_shapes import read_shape
+from registry.queue import Seen
 from registry.records import TrainingJob
 from trainer.config.pinned import read_pinned
 from trainer.cross_entropy import CrossEntropy
@@ -25,31 +25,32 @@ from workers.guard import Need, holding
 
 log = logging.getLogger(__name__)
 
-ROW_WAIT_SECONDS = 1.0
-ROW_POLL_SECONDS = 0.001  # at first, then twice as long each time
+ROW_WAIT_SECONDS = 0.1  # so that bells of submissions that were refused keep no worker
+ROW_POLL_SECONDS = 0.0002  # at first, then ever longer: a hundredth of the wait is the looks' own
+ROW_POLL_GROWTH = 1.3
 
 
 @contextmanager
-def to_train(context: Context, *, rung_for: str | None = None) -> Iterator[str | None]:
-    """Hold this host's training device for the next job and give its id; None where none can begin now.
+def to_train(context: Context, *, rung_for: str | None = None) -> Iterator[Seen | None]:
+    """Hold this host's training device for the next job and give that; None where none can begin now.
 
     Why it cannot stands with the host until a job begins. A job is rung before its row is written: where
-    `rung_for` is not there yet and nothing else may begin, it is waited for, a second at most.
+    `rung_for` is not there yet and nothing else may begin, it is waited for, a tenth of a second at most.
     """
-    found = _look(context) or _look_again(context, rung_for=rung_for)
-    if found is None:
+    seen = _look_until_written(context, job_id=rung_for)
+    if seen is None:
         yield None
         return
     with ExitStack() as stack:
         try:
-            need = _training_need(context, found.job, parent_path=found.parent_path)
+            need = _training_need(context, seen)
             _hold(context, stack, device=context.settings.training.device, need=need)
         except DeviceBusy as error:
-            _note(context, obstacle=f"{found.job.id} waits: {error}", noted=found.noted_obstacle)
+            _note(context, obstacle=f"{seen.job.id} waits: {error}", noted=seen.waits_for)
             yield None
             return
-        _note(context, obstacle="", noted=found.noted_obstacle)
-        yield found.job.id
+        _note(context, obstacle="", noted=seen.waits_for)
+        yield seen
 
 
 @contextmanager
@@ -78,49 +79,30 @@ def training_mode(device: str, *, cross_entropy: CrossEntropy) -> TrainingMode:
     return TrainingMode(cross_entropy=cross_entropy)
 
 
-@dataclass(frozen=True)
-class _Next:
-    """The job that is next, where its parent lies, and what is noted of this host."""
+def _look_until_written(context: Context, *, job_id: str | None) -> Seen | None:
+    """What may begin; with `job_id`, looked for until its row is there or it was waited for long enough."""
+    deadline, pause = time.monotonic() + ROW_WAIT_SECONDS, ROW_POLL_SECONDS
+    while True:
+        is_late = time.monotonic() > deadline
+        seen, is_written = _look(context, job_id=job_id)
+        if seen is not None or is_written or is_late:
+            return seen
+        time.sleep(pause)
+        pause *= ROW_POLL_GROWTH
 
-    job: TrainingJob
-    parent_path: Path
-    noted_obstacle: str
 
-
-def _look(context: Context) -> _Next | None:
+def _look(context: Context, *, job_id: str | None) -> tuple[Seen | None, bool]:
     settings = context.settings
     with context.registry.reading() as tx:
-        job = queue.first_ready(tx, queues=settings.training.queues, host=context.host, rules=settings.queue)
-        if job is None:
-            return None
-        noted = hosts.waits_for(tx, name=context.host)
-        try:
-            parent = lineage.parent_of(tx, job)
-        except RegistryError:
-            return _Next(job, Path(), noted)  # the run itself fails and says why
-    return _Next(job, Path(parent.path), noted)
+        seen = queue.look(tx, queues=settings.training.queues, host=context.host, rules=settings.queue)
+        return seen, seen is not None or job_id is None or tx.seek(TrainingJob, job_id) is not None
 
 
-def _look_again(context: Context, *, rung_for: str | None) -> _Next | None:
-    deadline, pause = time.monotonic() + ROW_WAIT_SECONDS, ROW_POLL_SECONDS
-    while rung_for is not None:
-        is_last = _is_written(context, rung_for) or time.monotonic() > deadline
-        found = _look(context)
-        if found is not None or is_last:
-            return found
-        time.sleep(pause)
-        pause *= 2
-    return None
-
-
-def _is_written(context: Context, job_id: str) -> bool:
-    with context.registry.reading() as tx:
-        return tx.seek(TrainingJob, job_id) is not None
-
-
-def _training_need(context: Context, job: TrainingJob, *, parent_path: Path) -> Need:
+def _training_need(context: Context, seen: Seen) -> Need:
+    job = seen.job
     try:
-        shape = read_shape(parent_path)
+        # Where there is nothing to start from the run itself fails and says why.
+        shape = read_shape(Path() if seen.sources is None else Path(seen.sources.parent.path))
     except RegistryError as error:
         log.warning("%s: its memory is not estimated: %s", job.id, error)
         return Need(role="training", subject=job.id, num_bytes=0, least_bytes=0)

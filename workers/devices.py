@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -194,6 +195,8 @@ def open_device(wish: str, *, nvml: ModuleType | Any = pynvml) -> Device:
 
 def _may_have_gpu(nvml: ModuleType | Any) -> bool:
     """False only where there is no driver or it knows no GPU; what cannot be told blocks when it is read."""
+    if not _has_library(nvml):
+        return False
     try:
         nvml.nvmlInit()
     except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
@@ -206,6 +209,19 @@ def _may_have_gpu(nvml: ModuleType | Any) -> bool:
         return True
     finally:
         nvml.nvmlShutdown()
+
+
+@lru_cache(maxsize=8)
+def _has_library(nvml: ModuleType | Any) -> bool:
+    """Looked for once a process: each search in vain costs as much as several questions to the registry."""
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError_LibraryNotFound:
+        return False
+    except nvml.NVMLError:
+        return True
+    nvml.nvmlShutdown()
+    return True
 
 
 def _name_of(pid: int) -> str:

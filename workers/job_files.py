@@ -24,9 +24,13 @@ def write_job_file(
     """Write `run/jobs/<job>.json` and return its path."""
     path = settings.paths.run / "jobs" / f"{job.id}.json"
     config = job_config(job, dataset=dataset, parent=parent, settings=settings, suite=suite)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    content = config.model_dump_json(indent=2) + "\n"
     # Plainly: each attempt writes it anew before it starts the one reader.
-    path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    try:
+        path.write_text(content, encoding="utf-8")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
     return path
 
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 from config.settings import Settings
 from registry import commands, leases, lineage, queue
 from registry.errors import RegistryUnavailable, StaleWrite, TandemError
 from registry.ids import checkpoint_id
-from registry.records import Checkpoint, Dataset, JobProgress, Lease, Suite, TrainingJob
+from registry.queue import Claimed, Seen, Sources
+from registry.records import Checkpoint, Dataset, JobProgress, Lease, TrainingJob
 from registry.states import CheckpointState, Command, JobState
 from registry.store import Registry
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress, TrainingResult
@@ -34,22 +34,6 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 COMMAND_SECONDS = 1.0
-
-
-class Sources(NamedTuple):
-    """What a job learns, from where it starts, and what it is watched on where there is a suite."""
-
-    dataset: Dataset
-    parent: Checkpoint
-    suite: Suite | None
-
-
-class Claim(NamedTuple):
-    """A job that this worker runs; without sources, what is missing is found out by its run."""
-
-    job: TrainingJob
-    lease: Lease
-    sources: Sources | None
 
 
 @dataclass
@@ -116,14 +100,17 @@ class TrainingRun:
 
     def _follow(self, child: Child) -> None:
         """Hand on every message until the trainer is gone and its pipe is empty."""
-        self._watch.look_around()
         self._write_status()
+        has_looked = False
         while True:
             message = child.next_message(timeout_seconds=POLL_SECONDS)
             if message is not None:
                 self._take(message)
             elif child.return_code is not None:
                 return
+            elif not has_looked:  # a run that is over before its trainer is silent once needs no such look
+                has_looked = True
+                self._look_around()
             self._keep_lease(child)
             self._pass_on_stop(child)
             self._pass_on_command(child)
@@ -174,6 +161,9 @@ class TrainingRun:
             if waited >= self.settings.training.lease_seconds:
                 child.end()
                 raise StaleWrite(f"{self.job.id}: the lease ran out while the registry was away.") from error
+        self._look_around()
+
+    def _look_around(self) -> None:
         self._watch.look_around()
         self._write_status()
 
@@ -318,30 +308,24 @@ class TrainingRun:
 
 
 def claim(
-    registry: Registry, *, settings: Settings, holder: str, host: str = "", job_id: str | None = None
-) -> Claim | None:
+    registry: Registry, *, settings: Settings, holder: str, host: str = "", seen: Seen | None = None
+) -> Claimed | None:
     """Take the first job of this host's queues that may run, with its parent fixed, or None.
 
-    Also None where `job_id` is given and another is the first by now: the device was judged for that one.
+    Also None where one was `seen` and another is the first by now: the device was judged for that one.
     """
     training = settings.training
     # A power cut that takes the claim back ends its holder too: the job then waits again, as it should.
     with registry.transaction(is_durable=False) as tx:
-        claimed = queue.claim_next(
+        return queue.claim_next(
             tx,
             queues=training.queues,
             holder=holder,
             seconds=training.lease_seconds,
             host=host,
             rules=settings.queue,
-            only_id=job_id,
+            seen=seen,
         )
-        if claimed is None:
-            return None
-        dataset = tx.get(Dataset, claimed.job.dataset_id)  # a foreign key: it is there
-        suite = lineage.active_suite(tx)
-    sources = None if claimed.parent is None else Sources(dataset, claimed.parent, suite)
-    return Claim(claimed.job, claimed.lease, sources)
 
 
 def _note(result: TrainingResult) -> str:

@@ -22,7 +22,7 @@ from trainer.config.job import check_hyperparameters
 from trainer.config.pinned import Pinned, profile_named
 from workers import intake
 
-BELL_LEAD_SECONDS = 0.5  # half of what a worker waits for a row that it was rung for
+BELL_LEAD_SECONDS = 0.05  # half of what a worker waits for a row that it was rung for
 
 
 def submit(
@@ -34,8 +34,9 @@ def submit(
 ) -> SubmittedJob:
     """Check everything, then add dataset and job in one transaction: no half-made job.
 
-    A new job is rung before it is written, so that the worker wakes meanwhile: who comes too early waits for
-    the row (`workers/admission.py`), and where writing takes longer than that, it is rung again.
+    The bell is rung as soon as the data lies ready, so that the worker wakes while the rest is checked and
+    written: who comes too early waits for the row (`workers/admission.py`), and where it takes longer than
+    that, it is rung again. Where the job is known or refused, whoever came goes after a moment.
 
     Raises `DatasetError`, `NotFound` (parent, predecessor), `QueueFull` or the trainer's `ConfigError`.
     """
@@ -45,20 +46,17 @@ def submit(
     dataset = intake.take_dataset(path, settings=settings, now=registry.clock())
     intake.refuse_unfit(read_rows(Path(dataset.path)), name=path.name, profile=profile)
     wish = _job(request, dataset=dataset, path=path, how=how, settings=settings, now=registry.clock())
+    rung_at = time.monotonic()
+    ring(wish)
     with registry.reading() as tx:
         lineage.parent_for(tx, wish=request.parent)
         suite = lineage.active_suite(tx)
-        is_known = bool(tx.find(TrainingJob, dedupe_key=wish.dedupe_key, limit=1))
     if suite is not None:
         intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
-    rung_at = time.monotonic()
-    if not is_known:
-        ring(wish)
     with registry.transaction() as tx:
         _keep_dataset(tx, dataset=dataset)
         job, is_new = queue.submit(tx, wish, actor=request.submitted_by, rules=settings.queue)
-    was_slow = time.monotonic() - rung_at > BELL_LEAD_SECONDS
-    if job.state is JobState.QUEUED and (is_known or was_slow):
+    if job.state is JobState.QUEUED and time.monotonic() - rung_at > BELL_LEAD_SECONDS:
         ring(job)
     return SubmittedJob(job=job, is_new=is_new)
 

@@ -17,7 +17,7 @@ Work = Callable[[Transaction], object]
 
 WORK: dict[str, Work] = {
     "claim": lambda tx: queue.claim_next(tx, queues=tuple(Priority), holder="w", seconds=60),
-    "first ready": lambda tx: queue.first_ready(tx, queues=tuple(Priority)),
+    "look": lambda tx: queue.look(tx, queues=tuple(Priority)),
     "submit": lambda tx: queue.submit(tx, make_job(id="job-new"), actor="me"),
     "tip": lambda tx: lineage.parent_for(tx, wish="tip"),
     "past runs": lambda tx: history.past_runs(tx, limit=5),

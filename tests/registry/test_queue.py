@@ -3,11 +3,12 @@ from collections.abc import Callable
 
 import pytest
 
-from registry import queue
+from registry import hosts, queue
+from registry.order import QueueRules
 from registry.records import Lease, TrainingJob
 from registry.states import JobState, Priority
 from registry.store import Registry
-from registry.testing import ManualClock, add_queued_job, make_job
+from registry.testing import ManualClock, add_queued_job, make_checkpoint, make_job
 
 ALL = tuple(Priority)
 
@@ -163,3 +164,68 @@ def test_many_jobs_are_shared_out_among_many_workers_each_once(
         thread.join()
     assert sorted(found) == [f"job-{number:02d}" for number in range(24)]
     assert set(tokens) == {1}
+
+
+def look(registry: Registry, *, host: str = "", rules: QueueRules | None = None) -> queue.Seen:
+    with registry.reading() as tx:
+        found = queue.look(tx, queues=ALL, host=host, rules=rules)
+    assert found is not None
+    return found
+
+
+def claim_seen(
+    registry: Registry, seen: queue.Seen, *, host: str = "", rules: QueueRules | None = None
+) -> queue.Claimed | None:
+    with registry.transaction() as tx:
+        return queue.claim_next(
+            tx, queues=ALL, holder="worker", seconds=60, host=host, rules=rules, seen=seen
+        )
+
+
+def test_what_was_seen_is_claimed_with_all_that_the_look_found(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        tx.add(make_checkpoint(id="base-aaaaaa", origin="base", step=0), actor="test")
+        add_queued_job(tx)
+    seen = look(registry)
+    claimed = claim_seen(registry, seen)
+    assert claimed is not None
+    assert claimed.job.id == seen.job.id
+    assert claimed.sources == seen.sources is not None
+    assert claimed.job.parent_checkpoint_id == "base-aaaaaa"
+    assert claim_seen(registry, seen) is None  # it runs by now
+
+
+def test_a_look_is_refused_where_the_host_was_drained_since(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        hosts.saw(tx, name="big", role="train")
+        add_queued_job(tx)
+    seen = look(registry, host="big")
+    with registry.transaction() as tx:
+        hosts.drain(tx, name="big", actor="me")
+    assert claim_seen(registry, seen, host="big") is None
+
+
+def test_a_look_is_refused_where_as_many_run_by_now_as_may(open_registry: Callable[[], Registry]) -> None:
+    registry, other = open_registry(), open_registry()
+    rules = QueueRules(max_running={Priority.NORMAL: 1})
+    with registry.transaction() as tx:
+        add_queued_job(tx, id="job-a")
+        add_queued_job(tx, id="job-b")
+    seen = look(registry, rules=rules)
+    first = claim_seen(other, look(other, rules=rules), rules=rules)
+    assert first is not None
+    assert claim_seen(registry, seen, rules=rules) is None
+
+
+def test_what_was_written_elsewhere_about_another_thing_only_makes_the_claim_look_again(
+    open_registry: Callable[[], Registry],
+) -> None:
+    registry, other = open_registry(), open_registry()
+    with registry.transaction() as tx:
+        add_queued_job(tx)
+    seen = look(registry)
+    with other.transaction() as tx:
+        hosts.saw(tx, name="small", role="train")
+    claimed = claim_seen(registry, seen)
+    assert claimed is not None
+    assert claimed.job.id == seen.job.id

@@ -1,5 +1,6 @@
 import math
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from registry.errors import IllegalTransition, NotFound, RegistryUnavailable, StaleWrite, ValueRefused
-from registry.records import Dataset, Event, TrainingJob
+from registry.records import Dataset, Event, Host, TrainingJob
 from registry.states import JobState
 from registry.store import Registry
 from registry.testing import START, add_queued_job, make_dataset, make_job
@@ -169,3 +170,23 @@ def test_half_a_character_is_refused_in_one_sentence_that_can_be_printed(
     with pytest.raises(ValueRefused) as caught, registry.reading() as tx:
         tx.get(TrainingJob, sought)
     assert str(caught.value).encode()
+
+
+def test_a_moment_is_the_same_only_until_somebody_writes(open_registry: Callable[[], Registry]) -> None:
+    one, other = open_registry(), open_registry()
+
+    def moment(*, of: Registry) -> object:
+        with of.reading() as tx:
+            tx.find(Host)
+            return tx.moment()
+
+    for writer in (one, other):
+        before = moment(of=one)
+        with one.transaction() as tx:
+            assert tx.moment() == before
+        assert moment(of=one) == before
+        with writer.transaction() as tx:
+            tx.insert(Host(id=f"host-{id(writer)}", seen_at=tx.now))
+        assert moment(of=one) != before
+        with one.transaction() as tx:
+            assert tx.moment() != before

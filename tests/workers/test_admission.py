@@ -42,21 +42,22 @@ def test_a_job_for_which_there_is_no_memory_waits_with_its_numbers_until_there_i
         add_queued_job(tx)
     full = context_of(registry, home=home, reserve_bytes=FULL)
     for _ in range(2):
-        with admission.to_train(full) as job_id:
-            assert job_id is None
+        with admission.to_train(full) as seen:
+            assert seen is None
     with registry.reading() as tx:
         assert "job-aaaaaa waits: cpu has" in hosts.standstill(tx)
         assert "1000000.0 GB are needed" in hosts.standstill(tx)
         assert len(tx.find(Event, subject_id=full.host)) == 1  # said once, not at every bell
-    with admission.to_train(context_of(registry, home=home, reserve_bytes=0)) as job_id:
-        assert job_id == "job-aaaaaa"
+    with admission.to_train(context_of(registry, home=home, reserve_bytes=0)) as seen:
+        assert seen is not None
+        assert seen.job.id == "job-aaaaaa"
     with registry.reading() as tx:
         assert hosts.standstill(tx) == ""
 
 
 def test_where_nothing_waits_nothing_is_in_the_way(registry: Registry, home: Path) -> None:
-    with admission.to_train(context_of(registry, home=home, reserve_bytes=FULL)) as job_id:
-        assert job_id is None
+    with admission.to_train(context_of(registry, home=home, reserve_bytes=FULL)) as seen:
+        assert seen is None
     with registry.reading() as tx:
         assert hosts.standstill(tx) == ""
 
@@ -70,8 +71,9 @@ def test_who_is_rung_before_the_row_is_written_finds_it_all_the_same(
 
     monkeypatch.setattr(admission.time, "sleep", write)
     context = context_of(registry, home=home, reserve_bytes=0)
-    with admission.to_train(context, rung_for="job-aaaaaa") as job_id:
-        assert job_id == "job-aaaaaa"
+    with admission.to_train(context, rung_for="job-aaaaaa") as seen:
+        assert seen is not None
+        assert seen.job.id == "job-aaaaaa"
 
 
 def test_a_row_that_never_comes_is_not_waited_for_long(
@@ -81,8 +83,8 @@ def test_a_row_that_never_comes_is_not_waited_for_long(
     monkeypatch.setattr(admission.time, "monotonic", lambda: next(now) * admission.ROW_WAIT_SECONDS / 3)
     monkeypatch.setattr(admission.time, "sleep", lambda _seconds: None)
     context = context_of(registry, home=home, reserve_bytes=0)
-    with admission.to_train(context, rung_for="job-nowhere") as job_id:
-        assert job_id is None
+    with admission.to_train(context, rung_for="job-nowhere") as seen:
+        assert seen is None
     assert 3 <= next(now) <= 6
 
 
@@ -93,20 +95,20 @@ def test_a_job_that_is_written_and_may_not_begin_is_not_waited_for(
     context = context_of(registry, home=home, reserve_bytes=0)
     with registry.transaction() as tx:
         add_queued_job(tx, not_before_at=registry.clock() + timedelta(hours=1))
-    with admission.to_train(context, rung_for="job-aaaaaa") as job_id:
-        assert job_id is None
+    with admission.to_train(context, rung_for="job-aaaaaa") as seen:
+        assert seen is None
 
 
 def test_only_the_job_that_the_device_was_judged_for_is_claimed(registry: Registry, home: Path) -> None:
     context = context_of(registry, home=home, reserve_bytes=0)
     with registry.transaction() as tx:
         add_queued_job(tx)
-    with admission.to_train(context) as job_id:
+    with admission.to_train(context) as seen:
         with registry.transaction() as tx:
             add_queued_job(tx, id="job-urgent", priority="high")
-        assert claim(registry, settings=context.settings, holder="w", job_id=job_id) is None
-    with admission.to_train(context) as job_id:
-        claimed = claim(registry, settings=context.settings, holder="w", job_id=job_id)
+        assert claim(registry, settings=context.settings, holder="w", seen=seen) is None
+    with admission.to_train(context) as seen:
+        claimed = claim(registry, settings=context.settings, holder="w", seen=seen)
     assert claimed is not None
     assert claimed[0].id == "job-urgent"
 

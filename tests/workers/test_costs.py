@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -16,18 +17,20 @@ from workers.context import Context
 from workers.runner import claim
 from workers.submission import submit
 
+NUM_TO_SUBMIT, NUM_TO_START = 13, 17
+
 
 @pytest.fixture
 def asked(registry: Registry) -> Iterator[list[str]]:
-    """What is said to the database, transactions' beginnings among it."""
+    """What SQLite is told, beginnings and ends of transactions among it."""
     statements: list[str] = []
 
-    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        statements.append(statement)
+    def note(driver: Any, *_rest: object) -> None:
+        driver.set_trace_callback(statements.append)
 
-    event.listen(registry.engine, "before_cursor_execute", note)
+    event.listen(registry.engine, "checkout", note)
     yield statements
-    event.remove(registry.engine, "before_cursor_execute", note)
+    event.remove(registry.engine, "checkout", note)
 
 
 def test_a_job_is_submitted_and_begun_with_few_questions(
@@ -43,12 +46,12 @@ def test_a_job_is_submitted_and_begun_with_few_questions(
     again = TrainingSubmission(dataset=str(rows), force=True)
     submit(again, settings=settings, registry=registry)
     assert [line for line in asked if line.startswith("BEGIN")] == ["BEGIN", "BEGIN IMMEDIATE"]
-    assert len(asked) <= 12
+    assert len(asked) <= NUM_TO_SUBMIT
     asked.clear()
-    with admission.to_train(context) as job_id:
-        claimed = claim(registry, settings=settings, holder="w", job_id=job_id)
+    with admission.to_train(context) as seen:
+        claimed = claim(registry, settings=settings, holder="w", seen=seen)
     assert claimed is not None
     assert claimed.sources is not None
-    begun = [line for line in asked if line.startswith(("BEGIN", "PRAGMA"))]
+    begun = [line for line in asked if line.startswith(("BEGIN", "PRAGMA synchronous"))]
     assert begun == ["BEGIN", "PRAGMA synchronous=NORMAL", "BEGIN IMMEDIATE"]
-    assert len(asked) <= 18
+    assert len(asked) <= NUM_TO_START
