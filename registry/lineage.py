@@ -73,6 +73,19 @@ def answered_evaluation(tx: Transaction, *, checkpoint_id: str, suite_id: str) -
     return found[0] if found else None
 
 
+def is_awaited(tx: Transaction, *, checkpoint_id: str, suite_id: str) -> bool:
+    """A checkpoint's evaluation on a suite is asked for and not answered, as all are once a suite is new."""
+    return bool(
+        tx.find(
+            Evaluation,
+            checkpoint_id=checkpoint_id,
+            suite_id=suite_id,
+            state=EvaluationState.REQUESTED,
+            limit=1,
+        )
+    )
+
+
 def newest_calibration(tx: Transaction, *, checkpoint_id: str) -> Calibration | None:
     """A checkpoint's latest calibration, on whichever suite."""
     found = tx.find(Calibration, checkpoint_id=checkpoint_id, newest_first="decided_at", limit=1)
