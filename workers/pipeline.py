@@ -207,8 +207,14 @@ def _tests(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[Mes
             candidate=_evidence(tx, evaluation=evaluation),
             baseline=None if anchor.id == evaluation.id else _evidence(tx, evaluation=anchor),
             limits=settings.testing,
+            may_alarm=not _is_older(tx, evaluation.checkpoint_id, than=anchor.checkpoint_id),
         )
         yield Message("testing.run", request)
+
+
+def _is_older(tx: Transaction, checkpoint_id: str, *, than: str) -> bool:
+    """A new suite is put to old checkpoints too, and those are behind by nature."""
+    return tx.get(Checkpoint, checkpoint_id).created_at < tx.get(Checkpoint, than).created_at
 
 
 def _anchor(tx: Transaction, *, suite: Suite) -> Evaluation | None:

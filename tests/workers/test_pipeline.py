@@ -484,3 +484,21 @@ def test_nothing_takes_the_served_place_while_what_is_served_is_not_evaluated_on
     assert "deployment.sync_best" not in {found.task for found in ask(registry, settings)}
     answer(registry, asked[served], problem="it broke")
     assert "deployment.sync_best" in {found.task for found in ask(registry, settings)}
+
+
+def test_a_checkpoint_that_is_older_than_the_anchor_is_tested_and_may_not_alarm(
+    registry: Registry, settings: Settings, base: Checkpoint, clock: ManualClock
+) -> None:
+    evaluate_base(registry, settings)
+    ask(registry, settings)
+    clock.advance(60)
+    with registry.transaction() as tx:
+        served = make_checkpoint(id="served", state=CheckpointState.ACCEPTED, created_at=tx.now)
+        tx.add(served, actor="test")
+    serve(registry, served.id)
+    asked = change_suite(registry, settings)
+    for request in asked.values():
+        answer(registry, request)
+    tests = {one.candidate.checkpoint_id: one for one in owed_tests(ask(registry, settings))}
+    assert tests[base.id].baseline is not None
+    assert (tests[base.id].may_alarm, tests[served.id].may_alarm) == (False, True)
