@@ -15,6 +15,8 @@ from registry.states import CheckpointState
 from registry.store import Registry, Transaction
 from workers import intake
 
+LEAVE_OUT = "They were submitted for training already: leave these questions out of the suite."
+
 
 def import_model(request: CheckpointImport, *, settings: Settings, registry: Registry) -> Checkpoint:
     """Copy and verify, then register. A base model that is registered already is given back."""
@@ -65,7 +67,7 @@ def _refuse_learnt(
     datasets = tx.find(Dataset)
     for dataset in datasets:
         if dataset.id not in checked:
-            intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
+            intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination, remedy=LEAVE_OUT)
     return frozenset(dataset.id for dataset in datasets)
 
 
