@@ -87,9 +87,16 @@ def is_awaited(tx: Transaction, *, checkpoint_id: str, suite_id: str) -> bool:
 
 
 def newest_calibration(tx: Transaction, *, checkpoint_id: str) -> Calibration | None:
-    """A checkpoint's latest calibration, on whichever suite."""
-    found = tx.find(Calibration, checkpoint_id=checkpoint_id, newest_first="decided_at", limit=1)
-    return found[0] if found else None
+    """A checkpoint's latest calibration on the active suite, else its latest on any.
+
+    One on a suite that was active for a while, perhaps with too few rows, does not stand in its way.
+    """
+    suite = active_suite(tx)
+    for where in ({} if suite is None else {"suite_id": suite.id}, {}):
+        found = tx.find(Calibration, checkpoint_id=checkpoint_id, newest_first="decided_at", limit=1, **where)
+        if found:
+            return found[0]
+    return None
 
 
 def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:
