@@ -91,12 +91,10 @@ def newest_calibration(tx: Transaction, *, checkpoint_id: str) -> Calibration | 
 
     One on a suite that was active for a while, perhaps with too few rows, does not stand in its way.
     """
+    found = tx.find(Calibration, checkpoint_id=checkpoint_id, newest_first="decided_at")
     suite = active_suite(tx)
-    for where in ({} if suite is None else {"suite_id": suite.id}, {}):
-        found = tx.find(Calibration, checkpoint_id=checkpoint_id, newest_first="decided_at", limit=1, **where)
-        if found:
-            return found[0]
-    return None
+    on_active = [one for one in found if suite is not None and one.suite_id == suite.id]
+    return next(iter(on_active or found), None)
 
 
 def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:
