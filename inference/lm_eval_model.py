@@ -30,7 +30,10 @@ TokenRequest = tuple[Any, Sequence[int], Sequence[int]]
 
 
 class TandemLM(TemplateLM):
-    """A checkpoint as the harness sees one. `loaded` may be given where it is loaded already."""
+    """A checkpoint as the harness sees one. `loaded` may be given where it is loaded already.
+
+    The harness's own command names batch sizes; batches are cut by `limits` instead.
+    """
 
     backend = "causal"
 
@@ -42,8 +45,11 @@ class TandemLM(TemplateLM):
         device: str = "auto",
         num_threads: int | None = None,
         limits: BatchLimits = DEFAULT_LIMITS,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        del batch_size, max_batch_size
         self.loaded = loaded or load_model(Path(pretrained), device=device, num_threads=num_threads)
         self.limits = limits
         self.tokenizer = self.loaded.tokenizer

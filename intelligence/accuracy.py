@@ -43,12 +43,15 @@ class Counts:
 def report(request: AccuracyRequest, *, now: datetime) -> AccuracyReport:
     """Accuracy of the candidate, paired with the baseline's where there is one.
 
-    A row without a known answer counts as wrong on either side. What cannot be paired has no total, and
-    says why.
+    A row without a known answer counts as wrong on either side, and is told of. Where every row is one, as
+    with weights that are not finite, nothing is known, and what cannot be paired has no total either.
     """
     baseline = request.baseline
     if not request.candidate.examples:
         return _report(request, now=now, reasons=("The evaluation has no examples.",))
+    problem = _why_nothing_is_known(request)
+    if problem:
+        return _report(request, now=now, reasons=(problem,))
     if baseline is None:
         return _alone(request, now=now)
     problem = why_unmatched(request.candidate, baseline)
@@ -57,8 +60,11 @@ def report(request: AccuracyRequest, *, now: datetime) -> AccuracyReport:
     matched = _matched(request.candidate, baseline)
     total = _change(WHOLE, _counts(matched), limits=request.limits)
     levels = _levels(matched, limits=request.limits)
+    if not request.may_alarm:
+        total, levels = total.changed(level=None), tuple(one.changed(level=None) for one in levels)
     flips = [(mine.row_id, _is_right(mine), _is_right(other)) for mine, other in matched]
-    return _report(request, now=now, reasons=_reasons([total, *levels], limits=request.limits)).changed(
+    reasons = (*_reasons([total, *levels], limits=request.limits), *_unknown_counted(request))
+    return _report(request, now=now, reasons=reasons).changed(
         total=total,
         levels=levels,
         gained_row_ids=tuple(row_id for row_id, mine, other in flips if mine and not other),
@@ -67,10 +73,37 @@ def report(request: AccuracyRequest, *, now: datetime) -> AccuracyReport:
     )
 
 
+def _why_nothing_is_known(request: AccuracyRequest) -> str:
+    for evidence, role in _sides(request):
+        unknown = [example for example in evidence.examples if not is_known(example)]
+        if unknown and len(unknown) == len(evidence.examples):
+            cause = f" ({unknown[0].problem})" if unknown[0].problem else ""
+            return f"The answers to all {len(unknown)} rows of the {role} are unknown{cause}."
+    return ""
+
+
+def _unknown_counted(request: AccuracyRequest) -> tuple[str, ...]:
+    counts = (
+        (sum(not is_known(example) for example in evidence.examples), len(evidence.examples), role)
+        for evidence, role in _sides(request)
+    )
+    return tuple(
+        f"{num_unknown} of {num_rows} answers of the {role} are unknown and count as wrong."
+        for num_unknown, num_rows, role in counts
+        if num_unknown
+    )
+
+
+def _sides(request: AccuracyRequest) -> list[tuple[Evidence, str]]:
+    sides = [(request.candidate, "checkpoint")]
+    return sides if request.baseline is None else [*sides, (request.baseline, "baseline")]
+
+
 def _alone(request: AccuracyRequest, *, now: datetime) -> AccuracyReport:
     examples = request.candidate.examples
     levels = sorted({example.difficulty for example in examples})
-    return _report(request, now=now, reasons=("There is no baseline before it.",)).changed(
+    reasons = ("There is no baseline before it.", *_unknown_counted(request))
+    return _report(request, now=now, reasons=reasons).changed(
         total=_accuracy(WHOLE, examples),
         levels=tuple(_accuracy(name, [one for one in examples if one.difficulty == name]) for name in levels),
     )
@@ -152,7 +185,7 @@ def _sentence(one: AccuracyChange, *, limits: AccuracyLimits) -> str:
     if one.change is None or one.p_value is None:
         return f"The accuracy of {one.name} is {one.accuracy.value:.1%} (n = {one.accuracy.num_samples})."
     value, low, high = (100 * number for number in (one.change.value, one.change.low, one.change.high))
-    is_large_by_chance = one.level is None and one.change.value <= -limits.warning_drop
+    is_large_by_chance = one.p_value >= limits.max_p_value and one.change.value <= -limits.warning_drop
     doubt = " It may be chance." if is_large_by_chance else ""
     return (
         f"The accuracy of {one.name} changed by {value:+.1f} points "

@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 
 from intelligence.errors import InvalidSample
-from intelligence.resampling import Floats, resampled_means
+from intelligence.pairs import cluster_numbers
+from intelligence.resampling import Floats
 from intelligence.scores import RankingWeights
-from intelligence.statistics import PERCENTILES, bootstrap_p, mcnemar_p
+from intelligence.statistics import PERCENTILES, Integers, bootstrap_p, mcnemar_p, redrawn_means
 from intelligence.summary import is_known
 from registry.messages import Evidence
 from registry.records import Comparison, Contrast, Estimate, ExampleResult, Flip, SliceContrast
@@ -32,24 +33,28 @@ def compare(
 ) -> Comparison:
     """Right minus left in loss (nats), accuracy and composite score, over all pairs and by slice.
 
-    Intervals are those of the paired bootstrap. The p value of the loss and of the score is the bootstrap's,
-    that of the accuracy is McNemar's, exact. Slices bear no p value: they are many, and what they show is
-    for a person to look at. `InvalidSample` where the two did not answer the same rows, each with a loss.
+    Intervals are those of the paired bootstrap, rows of one cluster drawn together. The p value of the loss
+    and of the score is the bootstrap's, that of the accuracy is McNemar's, exact; where rows share something
+    it is the bootstrap's too, since McNemar's takes them as independent. Slices bear no p value: they are
+    many, and what they show is for a person to look at. `InvalidSample` where the two did not answer the same
+    rows, each with a loss.
     """
     pairs = _pairs(left, right)
     draw = _Draw(num_resamples=num_resamples, rng=rng)
-    table = _table(pairs)
     gained = [pair for pair in pairs if pair[1].is_correct and not pair[0].is_correct]
     lost = [pair for pair in pairs if pair[0].is_correct and not pair[1].is_correct]
-    loss, score = (draw.contrast(table, measure=each) for each in (_losses, _scores(weights)))
-    accuracy = draw.contrast(table, measure=_accuracies)
+    loss, score = (draw.contrast(pairs, measure=each) for each in (_losses, _scores(weights)))
+    accuracy = draw.contrast(pairs, measure=_accuracies)
+    has_clusters = _clusters(pairs) is not None
     return Comparison(
         left_checkpoint_id=left.checkpoint_id,
         right_checkpoint_id=right.checkpoint_id,
         suite_id=left.suite_id,
         num_pairs=len(pairs),
         loss=loss,
-        accuracy=accuracy.changed(p_value=mcnemar_p(len(gained), len(lost))),
+        accuracy=accuracy.changed(
+            p_value=accuracy.p_value if has_clusters else mcnemar_p(len(gained), len(lost))
+        ),
         score=score,
         slices=tuple(_slices(pairs, draw=draw)),
         gained=tuple(map(_flip, gained)),
@@ -63,10 +68,11 @@ class _Draw:
     def __init__(self, *, num_resamples: int, rng: np.random.Generator) -> None:
         self.num_resamples, self.rng = num_resamples, rng
 
-    def contrast(self, table: Floats, *, measure: Measure) -> Contrast:
+    def contrast(self, pairs: Sequence[Pair], *, measure: Measure) -> Contrast:
         """Both means, and right minus left with its interval."""
+        table, clusters = _table(pairs), _clusters(pairs)
         left, right = (float(side) for side in measure(table.mean(axis=0)))
-        means = resampled_means(table, num_resamples=self.num_resamples, rng=self.rng)
+        means = redrawn_means(table, clusters=clusters, num_resamples=self.num_resamples, rng=self.rng)
         drawn_left, drawn_right = measure(means)
         drawn = drawn_right - drawn_left
         low, high = (float(bound) for bound in np.percentile(drawn, PERCENTILES))
@@ -104,6 +110,10 @@ def _table(pairs: Sequence[Pair]) -> Floats:
     return np.array(rows, dtype=np.float64)
 
 
+def _clusters(pairs: Sequence[Pair]) -> Integers | None:
+    return cluster_numbers([left for left, _ in pairs])
+
+
 def _losses(means: Floats) -> tuple[Floats, Floats]:
     return means[..., LEFT_LOSS], means[..., RIGHT_LOSS]
 
@@ -137,12 +147,12 @@ def _slices(pairs: Sequence[Pair], *, draw: _Draw) -> list[SliceContrast]:
 def _slice(
     pairs: Sequence[Pair], *, kind: Literal["difficulty", "tag"], name: str, draw: _Draw
 ) -> SliceContrast:
-    """A slice of one example has no interval, so it bears no numbers."""
+    """A slice of one example, or of one cluster, has no interval, so it bears no numbers."""
     contrasts: list[Contrast | None] = [None, None]
-    if len(pairs) > 1:
-        table = _table(pairs)
+    clusters = _clusters(pairs)
+    if len(pairs) > 1 and (clusters is None or len(set(clusters.tolist())) > 1):
         contrasts = [
-            draw.contrast(table, measure=each).changed(p_value=None) for each in (_losses, _accuracies)
+            draw.contrast(pairs, measure=each).changed(p_value=None) for each in (_losses, _accuracies)
         ]
     return SliceContrast(
         kind=kind, name=name, loss=contrasts[0], accuracy=contrasts[1], num_examples=len(pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -97,7 +98,7 @@ def pair(candidate: Evidence, baseline: Evidence) -> Pairs:
     rows = [(mine.loss, other.loss, mine.is_correct, other.is_correct) for mine, other in matched]
     examples = tuple(mine for mine, _ in matched)
     return Pairs(
-        table=np.array(rows, dtype=np.float64), clusters=_cluster_numbers(examples), examples=examples
+        table=np.array(rows, dtype=np.float64), clusters=cluster_numbers(examples), examples=examples
     )
 
 
@@ -115,6 +116,15 @@ def measure(pairs: Pairs, *, limits: RegressionLimits, rng: np.random.Generator)
         rng=rng,
         clusters=pairs.clusters,
     )
+
+
+def cluster_numbers(examples: Sequence[ExampleResult]) -> Integers | None:
+    """Numbers the rows by what they share, shape (n,); None where no two rows share anything."""
+    names = [_cluster_name(example) for example in examples]
+    numbers = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    if len(numbers) == len(names):
+        return None
+    return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def _unknown_losses(evidence: Evidence, *, role: str) -> str:
@@ -156,14 +166,6 @@ def _matched(candidate: Evidence, baseline: Evidence) -> list[tuple[ExampleResul
         (example, by_row[example.row_id])
         for example in sorted(candidate.examples, key=lambda example: example.row_id)
     ]
-
-
-def _cluster_numbers(examples: tuple[ExampleResult, ...]) -> Integers | None:
-    names = [_cluster_name(example) for example in examples]
-    numbers = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    if len(numbers) == len(names):
-        return None
-    return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def _cluster_name(example: ExampleResult) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import numpy as np
 
+from intelligence.pairs import cluster_numbers
 from intelligence.scores import RankingWeights, Scores, score
 from intelligence.summary import is_known
 from registry.records import Checkpoint, Estimate, Evaluation, ExampleResult, Ranking, RankingEntry
@@ -69,10 +70,9 @@ def rank(
     step, then the smaller id: the same candidates and `rng` always give the same ranking.
     """
     eligible = sorted(_eligible(candidates), key=lambda one: one.seniority(served=served_checkpoint_id))
-    is_enough = len(eligible) >= max(1, min_checkpoints)
-    note = f"{len(eligible)} accepted checkpoints with a known loss; {min_checkpoints} are needed to rank."
+    note = _why_unranked(eligible, min_checkpoints=min_checkpoints)
     entries: tuple[RankingEntry, ...] = ()
-    if is_enough:
+    if not note:
         sheets = [one.candidate.examples for one in eligible]
         scores = score(sheets, weights=weights, num_resamples=num_resamples, rng=rng)
         entries = _entries(eligible, scores=scores, weights=weights)
@@ -84,9 +84,20 @@ def rank(
         entries=entries,
         weights=weights.measured,
         num_eligible=len(eligible),
-        note="" if is_enough else note,
+        note=note,
         made_at=now,
     )
+
+
+def _why_unranked(eligible: Sequence[Known], *, min_checkpoints: int) -> str:
+    if len(eligible) < max(1, min_checkpoints):
+        return (
+            f"{len(eligible)} accepted checkpoints with a known loss; {min_checkpoints} are needed to rank."
+        )
+    clusters = cluster_numbers(eligible[0].candidate.examples)
+    if clusters is not None and len(set(clusters.tolist())) < 2:
+        return "All rows of the suite are of one cluster: no difference of scores has a known error."
+    return ""
 
 
 def _eligible(candidates: Sequence[Candidate]) -> list[Known]:

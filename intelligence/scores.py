@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field, model_validator
 
-from intelligence.resampling import Floats, resampled_means
-from intelligence.statistics import PERCENTILES, bootstrap_p
+from intelligence.pairs import cluster_numbers
+from intelligence.resampling import Floats
+from intelligence.statistics import PERCENTILES, bootstrap_p, redrawn_means
 from registry.records import Estimate, ExampleResult, Lead, Record
 
 
@@ -94,13 +95,17 @@ def score(
     num_resamples: int,
     rng: np.random.Generator,
 ) -> Scores:
-    """Score each sheet of examples; all of them hold the same rows, in any order, every loss known."""
+    """Score each sheet of examples; all of them hold the same rows, in any order, every loss known.
+
+    Rows of one cluster are drawn together: what they share makes them say less than as many others.
+    """
     ordered = [sorted(sheet, key=lambda example: example.row_id) for sheet in sheets]
     losses = [[example.loss for example in sheet] for sheet in ordered]
     correct = [[example.is_correct for example in sheet] for sheet in ordered]
     table = np.array([*losses, *correct], dtype=np.float64).T
     loss, accuracy = np.split(table.mean(axis=0), 2)
-    drawn = resampled_means(table, num_resamples=num_resamples, rng=rng)
+    clusters = cluster_numbers(ordered[0])
+    drawn = redrawn_means(table, clusters=clusters, num_resamples=num_resamples, rng=rng)
     return Scores(
         loss=loss,
         accuracy=accuracy,

@@ -80,11 +80,7 @@ def paired_bootstrap(
     """
     if table.ndim != 2 or table.shape[0] < 2 or not np.isfinite(table).all():
         raise InvalidSample(f"A table of shape {table.shape} cannot be resampled: two finite rows or more.")
-    totals = cluster_totals(np.column_stack([table, np.ones(len(table))]), clusters=clusters)
-    if len(totals) < 2:
-        raise InvalidSample("All rows are of one cluster: nothing says how far another one would lie.")
-    drawn = resampled_means(totals, num_resamples=num_resamples, rng=rng)
-    means = drawn[:, :-1] / drawn[:, -1:]
+    means = redrawn_means(table, clusters=clusters, num_resamples=num_resamples, rng=rng)
     estimates = {}
     for name, statistic in statistics.items():
         value = float(statistic(table.mean(axis=0)))
@@ -93,6 +89,24 @@ def paired_bootstrap(
             value=value, low=min(low, value), high=max(high, value), num_samples=table.shape[0]
         )
     return estimates
+
+
+def redrawn_means(
+    table: Floats, *, clusters: Integers | None, num_resamples: int, rng: np.random.Generator
+) -> Floats:
+    """Column means over the rows of samples drawn anew, shape (num_resamples, k), whole clusters at a time.
+
+    `table` has shape (n, k), `clusters` (n,); without them each row is drawn by itself. `InvalidSample` where
+    all rows are of one cluster.
+    """
+    if clusters is None:
+        return resampled_means(table, num_resamples=num_resamples, rng=rng)
+    totals = cluster_totals(np.column_stack([table, np.ones(len(table))]), clusters=clusters)
+    if len(totals) < 2:
+        raise InvalidSample("All rows are of one cluster: nothing says how far another one would lie.")
+    drawn = resampled_means(totals, num_resamples=num_resamples, rng=rng)
+    means: Floats = drawn[:, :-1] / drawn[:, -1:]
+    return means
 
 
 def mcnemar_p(num_gained: int, num_lost: int) -> float:

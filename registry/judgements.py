@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
 from registry.accuracy import raise_alert
 from registry.calibrations import Calibration
@@ -128,6 +129,12 @@ def record_verdict(tx: Transaction, *, verdict: Verdict, actor: str) -> Verdict 
             actor=actor,
         )
     return verdict
+
+
+def verdict_counts(tx: Transaction) -> Counter[Outcome]:
+    """How many verdicts of each outcome there are, on whichever suite."""
+    query = select(verdicts.c.outcome, func.count()).group_by(verdicts.c.outcome)
+    return Counter({Outcome(outcome): count for outcome, count in tx.connection.execute(query)})
 
 
 def first_anchor(tx: Transaction, *, suite_id: str) -> Evaluation | None:

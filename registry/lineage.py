@@ -73,10 +73,28 @@ def answered_evaluation(tx: Transaction, *, checkpoint_id: str, suite_id: str) -
     return found[0] if found else None
 
 
+def is_awaited(tx: Transaction, *, checkpoint_id: str, suite_id: str) -> bool:
+    """A checkpoint's evaluation on a suite is asked for and not answered, as all are once a suite is new."""
+    return bool(
+        tx.find(
+            Evaluation,
+            checkpoint_id=checkpoint_id,
+            suite_id=suite_id,
+            state=EvaluationState.REQUESTED,
+            limit=1,
+        )
+    )
+
+
 def newest_calibration(tx: Transaction, *, checkpoint_id: str) -> Calibration | None:
-    """A checkpoint's latest calibration, on whichever suite."""
-    found = tx.find(Calibration, checkpoint_id=checkpoint_id, newest_first="decided_at", limit=1)
-    return found[0] if found else None
+    """A checkpoint's latest calibration on the active suite, else its latest on any.
+
+    One on a suite that was active for a while, perhaps with too few rows, does not stand in its way.
+    """
+    found = tx.find(Calibration, checkpoint_id=checkpoint_id, newest_first="decided_at")
+    suite = active_suite(tx)
+    on_active = [one for one in found if suite is not None and one.suite_id == suite.id]
+    return next(iter(on_active or found), None)
 
 
 def parent_for(tx: Transaction, *, wish: str) -> Checkpoint:

@@ -195,12 +195,16 @@ class AccuracyLimits(Record):
 
 
 class AccuracyRequest(Record):
-    """`testing.run`: an evaluation's accuracy, paired with the anchored baseline's; None for the first."""
+    """`testing.run`: an evaluation's accuracy, paired with the anchored baseline's; None for the first.
+
+    A checkpoint that is older than its baseline may not alarm: to be behind is no loss then.
+    """
 
     report_id: str
     candidate: Evidence
     baseline: Evidence | None
     limits: AccuracyLimits
+    may_alarm: bool = True
 
 
 class RankingRequest(Record):

@@ -162,6 +162,11 @@ class EvaluationSummary(Record):
     accuracy_by_difficulty: dict[str, Estimate]
     mean_confidence: float | None
 
+    @property
+    def is_wholly_unknown(self) -> bool:
+        """No row's answer is known: an accuracy of 0 would then say what nobody knows."""
+        return self.num_unknown == self.num_examples
+
 
 class Evaluation(Record):
     """One question put to an intelligence host: this checkpoint, this suite, these settings."""

@@ -77,7 +77,7 @@ def read_rows(path: Path) -> Iterator[ChatRow]:
             num_rows += 1
             yield parse_row(line, source=f"{path.name}, line {number}")
     if not num_rows:
-        raise DatasetError(f"{path} has no rows.", remedy="Put one JSON object on each line.")
+        raise DatasetError(f"{path.name} has no rows.", remedy="Put one JSON object on each line.")
 
 
 def parse_row(line: str, *, source: str) -> ChatRow:
@@ -142,6 +142,8 @@ def _check_turns(row: ChatRow, *, source: str) -> None:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
+    if problem["type"] == "too_short":
+        return f"messages: {problem['ctx']['actual_length']} turns; there must be a question and its answer"
     place = ""
     for part in problem["loc"]:
         place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)

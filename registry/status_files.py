@@ -187,6 +187,7 @@ class RegressionLine(Record):
     """One checkpoint's verdict in `regression_monitoring.json`."""
 
     checkpoint_id: str
+    suite_id: str
     baseline_checkpoint_id: str | None
     verdict: str
     reasons: tuple[str, ...]
@@ -212,7 +213,10 @@ class AlertLine(Record):
 
 
 class RegressionMonitoring(StatusFile):
-    """`regression_monitoring.json`: newest verdict first, and the first anchor of the active suite."""
+    """`regression_monitoring.json`: the newest verdicts, and the first anchor of the active suite.
+
+    The counts are of all verdicts, also of those that are too old to be listed.
+    """
 
     verdicts: tuple[RegressionLine, ...]
     num_passed: int = Field(default=0, ge=0)
@@ -239,11 +243,15 @@ class AccuracyLine(Record):
 
 
 class AccuracyPoint(Record):
-    """One checkpoint in the history of accuracy: of all rows, and by difficulty."""
+    """One checkpoint in the history of accuracy: of all rows, and by difficulty.
+
+    A row without a known answer counts as wrong; where there are no others the accuracy is None.
+    """
 
     checkpoint_id: str
     step: int
-    accuracy: Estimate
+    accuracy: Estimate | None
+    num_unknown: int = Field(default=0, ge=0)
     accuracy_by_difficulty: dict[str, Estimate]
     created_at: AwareDatetime
 
@@ -261,11 +269,12 @@ class AutomatedTesting(StatusFile):
 class CalibrationLine(Record):
     """One checkpoint in `confidence_calibration.json`.
 
-    `ece` and `confidence_gap` are the model's own, over all answers; before and after are of the other half
-    than the map was fitted on.
+    `ece`, `confidence_gap` and its two parts, by bins, are the model's own, over all answers; before and
+    after are of the other half than the map was fitted on.
     """
 
     checkpoint_id: str
+    suite_id: str
     outcome: str
     reason: str
     map_kind: str | None
@@ -276,8 +285,12 @@ class CalibrationLine(Record):
     adaptive_ece: Estimate | None = None
     brier: Estimate | None = None
     confidence_gap: Estimate | None = None
+    overconfidence: Estimate | None = None
+    underconfidence: Estimate | None = None
     ece_before: Estimate | None = None
     ece_after: Estimate | None = None
+    brier_before: Estimate | None = None
+    brier_after: Estimate | None = None
     bins: tuple[ReliabilityBin, ...] = ()
     decided_at: AwareDatetime
 

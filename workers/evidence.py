@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from registry import judgements
 from registry.files import write_atomically
@@ -42,7 +43,8 @@ def _parquet(evaluation: Evaluation, *, examples: tuple[ExampleResult, ...]) -> 
     import pyarrow  # a third of a second that only the worker that writes should pay
     from pyarrow import parquet
 
-    table = pyarrow.Table.from_pylist([example.model_dump(mode="json") for example in examples])
+    rows = [example.model_dump(mode="json") for example in examples]
+    table = pyarrow.Table.from_pylist(rows, schema=_schema())
     asked = {
         "evaluation_id": evaluation.id,
         "checkpoint_id": evaluation.checkpoint_id,
@@ -52,3 +54,22 @@ def _parquet(evaluation: Evaluation, *, examples: tuple[ExampleResult, ...]) -> 
     buffer = io.BytesIO()
     parquet.write_table(table.replace_schema_metadata(asked), buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _schema() -> Any:
+    """Written down and not guessed from the rows, so that all files can be read as one table.
+
+    A checkpoint whose losses are all unknown, or a suite without tags, would have columns of no type.
+    """
+    import pyarrow
+
+    text, number = pyarrow.string(), pyarrow.float64()
+    types = {
+        "tags": pyarrow.list_(text),
+        "is_correct": pyarrow.bool_(),
+        "loss": number,
+        "num_answer_tokens": pyarrow.int64(),
+        "confidence": number,
+        "tempered_logprobs": pyarrow.list_(number),
+    }
+    return pyarrow.schema([(name, types.get(name, text)) for name in ExampleResult.model_fields])

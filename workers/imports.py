@@ -15,6 +15,8 @@ from registry.states import CheckpointState
 from registry.store import Registry, Transaction
 from workers import intake
 
+LEAVE_OUT = "They were submitted for training already: leave these questions out of the suite."
+
 
 def import_model(request: CheckpointImport, *, settings: Settings, registry: Registry) -> Checkpoint:
     """Copy and verify, then register. A base model that is registered already is given back."""
@@ -45,10 +47,10 @@ def import_suite(request: SuiteBuild, *, settings: Settings, registry: Registry)
         source, name=request.name, settings=settings, now=registry.clock(), scorer=request.scorer
     )
     with registry.reading() as tx:
-        datasets = tx.find(Dataset)
-    for dataset in datasets:
-        intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
+        checked = _refuse_learnt(tx, suite=suite, checked=frozenset(), settings=settings)
     with registry.transaction() as tx:
+        # What was submitted meanwhile was held against the suite before this one.
+        _refuse_learnt(tx, suite=suite, checked=checked, settings=settings)
         for other in tx.find(Suite, is_active=True):
             tx.update(other, is_active=False)
         known = tx.seek(Suite, suite.id)
@@ -56,6 +58,17 @@ def import_suite(request: SuiteBuild, *, settings: Settings, registry: Registry)
             return tx.update(known, is_active=True)
         tx.add(suite, actor="control", reason=f"{suite.num_rows} rows")
     return suite
+
+
+def _refuse_learnt(
+    tx: Transaction, *, suite: Suite, checked: frozenset[str], settings: Settings
+) -> frozenset[str]:
+    """Hold every dataset but those that were checked against a suite; the ids of all of them."""
+    datasets = tx.find(Dataset)
+    for dataset in datasets:
+        if dataset.id not in checked:
+            intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination, remedy=LEAVE_OUT)
+    return frozenset(dataset.id for dataset in datasets)
 
 
 def _parent_id(tx: Transaction, *, request: CheckpointImport) -> str | None:

@@ -86,7 +86,7 @@ def take_suite(path: Path, *, name: str, settings: Settings, now: datetime, scor
     rows = list(read_rows(copy))
     _refuse_repeated(rows, name=path.name)
     _refuse_unjudged(rows, name=path.name)
-    _refuse_too_few(rows, name=path.name, min_rows=settings.regression.min_pairs)
+    _refuse_too_few(rows, name=path.name, min_pairs=settings.regression.min_pairs)
     return Suite(
         id=f"suite-{digest[:12]}",
         name=name,
@@ -99,14 +99,20 @@ def take_suite(path: Path, *, name: str, settings: Settings, now: datetime, scor
     )
 
 
-def refuse_overlap(dataset: Dataset, *, suite: Suite, limits: ContaminationLimits | None = None) -> None:
+def refuse_overlap(
+    dataset: Dataset,
+    *,
+    suite: Suite,
+    limits: ContaminationLimits | None = None,
+    remedy: str = "Remove them from the training data; `tandem data validate FILE` names every such row.",
+) -> None:
     """`DatasetError` where training rows give away what the suite asks: its accuracy would be a lie."""
     overlaps = overlaps_with(Path(dataset.path), suite=suite, limits=limits)
     if overlaps:
         named = ", ".join(map(str, overlaps[:MAX_NAMED])) + (", ..." if overlaps[MAX_NAMED:] else "")
         raise DatasetError(
             f"{dataset.name}: {len(overlaps)} rows are also in the validation suite {suite.id}: {named}.",
-            remedy="Remove them from the training data; `tandem data validate FILE` names every such row.",
+            remedy=remedy,
         )
 
 
@@ -230,10 +236,13 @@ def _refuse_unjudged(rows: Sequence[ChatRow], *, name: str) -> None:
             )
 
 
-def _refuse_too_few(rows: Sequence[ChatRow], *, name: str, min_rows: int) -> None:
-    if len(rows) < min_rows:
+def _refuse_too_few(rows: Sequence[ChatRow], *, name: str, min_pairs: int) -> None:
+    """Rows of one cluster count once: what is told from them is told from as many values as clusters."""
+    num_clusters = len({("cluster", row.cluster) if row.cluster else ("row", row.content_id) for row in rows})
+    if num_clusters < min_pairs:
+        shared = "" if num_clusters == len(rows) else f" in {num_clusters} clusters"
         raise DatasetError(
-            f"{name} has {len(rows)} rows; a verdict needs {min_rows} at least.",
+            f"{name} has {len(rows)} rows{shared}; a verdict needs {min_pairs} at least.",
             remedy="Add rows, or lower TANDEM_REGRESSION__MIN_PAIRS and know that verdicts say less.",
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from registry import judgements, lineage
-from registry.records import Checkpoint, Evaluation, Verdict
+from registry.records import Checkpoint, Evaluation, EvaluationSummary, Verdict
 from registry.reports import AccuracyReport, Alert
 from registry.states import AlertSource, EvaluationState, Outcome
 from registry.status_files import (
@@ -25,7 +27,7 @@ MAX_HISTORY = 1000
 def regression_monitoring(tx: Transaction, *, stale_after_seconds: float) -> RegressionMonitoring:
     """Verdicts, newest first."""
     verdicts = tx.find(Verdict, newest_first="decided_at", limit=MAX_VERDICTS)
-    outcomes = [verdict.outcome for verdict in verdicts]
+    counts = judgements.verdict_counts(tx)
     suite = lineage.active_suite(tx)
     first = None if suite is None else judgements.first_anchor(tx, suite_id=suite.id)
     return RegressionMonitoring(
@@ -37,10 +39,10 @@ def regression_monitoring(tx: Transaction, *, stale_after_seconds: float) -> Reg
             )
             for verdict in verdicts
         ),
-        num_passed=outcomes.count(Outcome.PASS),
-        num_watched=outcomes.count(Outcome.WATCH),
-        num_regressed=outcomes.count(Outcome.REGRESSED),
-        num_unknown=outcomes.count(Outcome.UNKNOWN),
+        num_passed=counts[Outcome.PASS],
+        num_watched=counts[Outcome.WATCH],
+        num_regressed=counts[Outcome.REGRESSED],
+        num_unknown=counts[Outcome.UNKNOWN],
         first_anchor_checkpoint_id=None if first is None else first.checkpoint_id,
         alerts=_alerts(tx, source=AlertSource.REGRESSION),
     )
@@ -83,12 +85,20 @@ def _history(tx: Transaction, *, suite_id: str) -> tuple[AccuracyPoint, ...]:
         AccuracyPoint(
             checkpoint_id=one.id,
             step=one.step,
-            accuracy=summaries[one.id].accuracy,
-            accuracy_by_difficulty=summaries[one.id].accuracy_by_difficulty,
             created_at=one.created_at,
+            **_known_accuracy(summaries[one.id]),
         )
         for one in sorted(checkpoints, key=lambda one: (one.created_at, one.step, one.id))
     )
+
+
+def _known_accuracy(summary: EvaluationSummary) -> dict[str, Any]:
+    is_unknown = summary.is_wholly_unknown
+    return {
+        "accuracy": None if is_unknown else summary.accuracy,
+        "accuracy_by_difficulty": {} if is_unknown else summary.accuracy_by_difficulty,
+        "num_unknown": summary.num_unknown,
+    }
 
 
 def _alerts(tx: Transaction, *, source: AlertSource) -> tuple[AlertLine, ...]:

@@ -199,7 +199,7 @@ def _tests(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[Mes
         if not asks.is_due(tx, kind="accuracy", subject_id=evaluation.id, retry_after_seconds=retry):
             continue
         anchor = _anchor(tx, suite=suite)
-        if anchor is None:  # the base model's own evaluation is on its way
+        if anchor is None:  # its evaluation is on its way
             return
         asks.put(tx, kind="accuracy", subject_id=evaluation.id)
         request = AccuracyRequest(
@@ -207,28 +207,44 @@ def _tests(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[Mes
             candidate=_evidence(tx, evaluation=evaluation),
             baseline=None if anchor.id == evaluation.id else _evidence(tx, evaluation=anchor),
             limits=settings.testing,
+            may_alarm=not _is_older(tx, evaluation.checkpoint_id, than=anchor.checkpoint_id),
         )
         yield Message("testing.run", request)
 
 
+def _is_older(tx: Transaction, checkpoint_id: str, *, than: str) -> bool:
+    """A new suite is put to old checkpoints too, and those are behind by nature."""
+    return tx.get(Checkpoint, checkpoint_id).created_at < tx.get(Checkpoint, than).created_at
+
+
 def _anchor(tx: Transaction, *, suite: Suite) -> Evaluation | None:
-    """The anchored baseline's evaluation on this suite: served, else best ranked, else base."""
-    served, base = lineage.active_deployment(tx), lineage.base_checkpoint(tx)
-    ranking = lineage.newest_ranking(tx, suite_id=suite.id)
-    order = choose_baseline(
-        served_checkpoint_id=served.checkpoint_id if served else None,
-        ranking=ranking,
-        base_checkpoint_id=base.id if base else None,
-    )
-    for checkpoint_id in order:
+    """The anchored baseline's evaluation on this suite: served, else best ranked, else base.
+
+    None while that of a better claim is on its way, as all are after a change of the suite: compared with a
+    lesser one meanwhile, what is far worse than the served checkpoint would pass.
+    """
+    for checkpoint_id in _claims(tx, suite=suite):
         found = lineage.answered_evaluation(tx, checkpoint_id=checkpoint_id, suite_id=suite.id)
         if found is not None:
             return found
+        if lineage.is_awaited(tx, checkpoint_id=checkpoint_id, suite_id=suite.id):
+            return None
     return None
 
 
+def _claims(tx: Transaction, *, suite: Suite) -> list[str]:
+    served, base = lineage.active_deployment(tx), lineage.base_checkpoint(tx)
+    return choose_baseline(
+        served_checkpoint_id=served.checkpoint_id if served else None,
+        ranking=lineage.newest_ranking(tx, suite_id=suite.id),
+        base_checkpoint_id=base.id if base else None,
+    )
+
+
 def _why_no_anchor(tx: Transaction, *, suite: Suite) -> str:
-    """Why nothing can be compared with; empty while the base model's own evaluation is on its way."""
+    """Why nothing can be compared with; empty while an evaluation to compare with is on its way."""
+    if any(lineage.is_awaited(tx, checkpoint_id=one, suite_id=suite.id) for one in _claims(tx, suite=suite)):
+        return ""
     base = lineage.base_checkpoint(tx)
     if base is None:
         return "There is no base model to compare it with: `tandem checkpoint import --as-base` brings one."
@@ -296,6 +312,8 @@ def _deployment(tx: Transaction, *, suite: Suite) -> Iterator[Message]:
     best, active = ranking.entries[0].checkpoint_id, lineage.active_deployment(tx)
     if active is not None and active.checkpoint_id == best:
         return
+    if active is not None and lineage.is_awaited(tx, checkpoint_id=active.checkpoint_id, suite_id=suite.id):
+        return  # the suite is new: what is served is not in this ranking yet, and may be the best of it
     if lineage.is_withdrawn(tx, checkpoint_id=best):
         return
     if (

@@ -101,12 +101,14 @@ def calibration_line(calibration: Calibration) -> CalibrationLine:
         adaptive_ece=overall.adaptive_ece if overall else None,
         brier=overall.brier if overall else None,
         confidence_gap=overall.confidence_gap if overall else None,
+        overconfidence=overall.overconfidence if overall else None,
+        underconfidence=overall.underconfidence if overall else None,
         ece_before=before.ece if before else None,
         ece_after=after.ece if after else None,
+        brier_before=before.brier if before else None,
+        brier_after=after.brier if after else None,
         bins=overall.bins if overall else (),
-        **calibration.model_dump(
-            include={"checkpoint_id", "outcome", "reason", "num_examples", "num_held_out", "decided_at"}
-        ),
+        **calibration.model_dump(include=set(CalibrationLine.model_fields) & set(Calibration.model_fields)),
     )
 
 

@@ -16,7 +16,7 @@ from deploy.plan import check_return, choose, plan
 from deploy.target import NO_FILES, ExtraFiles, LocalTarget, ReleaseTarget
 from registry import lineage
 from registry.calibrations import confidence_files
-from registry.records import Checkpoint, Deployment, Lease
+from registry.records import Checkpoint, Deployment, Lease, Suite
 from registry.states import DeploymentState
 from registry.store import Registry, Transaction
 from workers import calibrations
@@ -147,6 +147,8 @@ class Releases:
                     remedy=f"`tandem deploy now {wish}` brings it forward again.",
                 )
             checkpoint, active = tx.get(Checkpoint, wish), lineage.active_deployment(tx)
+            if requested_checkpoint_id is None:
+                _refuse_unmeasured(tx, wish=wish, active=active, suite=suite)
             reason = "best-ranked" if requested_checkpoint_id is None else "asked for by name"
             planned = plan(
                 checkpoint, active=active, generation=_next_generation(tx), reason=reason, now=tx.now
@@ -228,6 +230,17 @@ def _wanted(tx: Transaction, *, release_id: str | None, active: Deployment | Non
     if not older:
         raise DeployError("There is no release before the one that is served.")
     return older[0]
+
+
+def _refuse_unmeasured(tx: Transaction, *, wish: str, active: Deployment | None, suite: Suite | None) -> None:
+    """A ranking on a new suite that lacks what is served does not say that another is better."""
+    if active is None or suite is None or active.checkpoint_id == wish:
+        return
+    if lineage.is_awaited(tx, checkpoint_id=active.checkpoint_id, suite_id=suite.id):
+        raise NotDeployable(
+            f"What is served, {active.checkpoint_id}, is not evaluated on {suite.id} yet.",
+            remedy=f"Wait for it, or name a checkpoint: `tandem deploy now {wish}`.",
+        )
 
 
 def _next_generation(tx: Transaction) -> int:

@@ -92,6 +92,6 @@ def keep(tx: Transaction, *, ranking: Ranking, settings: RankingSettings, actor:
     standing = load(tx)
     if standing is None or standing.fingerprint(settings) != ranking.evidence_sha256:
         raise StaleWrite(f"{ranking.id} was made of what has changed since.")
-    best = ranking.entries[0].checkpoint_id if ranking.entries else ranking.note
-    tx.add(ranking, actor=actor, reason=f"best: {best}")
+    reason = f"best: {ranking.entries[0].checkpoint_id}" if ranking.entries else ranking.note
+    tx.add(ranking, actor=actor, reason=reason)
     return ranking

@@ -14,7 +14,7 @@ from registry.errors import StaleWrite
 from registry.files import sha256_text
 from registry.ids import new_id
 from registry.messages import SubmittedJob, TrainingSubmission
-from registry.records import Dataset, TrainingJob
+from registry.records import Dataset, Suite, TrainingJob
 from registry.rows import read_rows
 from registry.states import JobState
 from registry.store import Registry, Transaction
@@ -54,6 +54,7 @@ def submit(
     if suite is not None:
         intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
     with registry.transaction() as tx:
+        _refuse_newer_suite(tx, dataset=dataset, checked=suite, settings=settings)
         _keep_dataset(tx, dataset=dataset)
         job, is_new = queue.submit(tx, wish, actor=request.submitted_by, rules=settings.queue)
     if job.state is JobState.QUEUED and time.monotonic() - rung_at > BELL_LEAD_SECONDS:
@@ -69,6 +70,15 @@ def pinned_for(request: TrainingSubmission, *, settings: Settings) -> Pinned:
         profile=request.profile or training.profile,
         overlong=request.overlong or training.overlong,
     )
+
+
+def _refuse_newer_suite(
+    tx: Transaction, *, dataset: Dataset, checked: Suite | None, settings: Settings
+) -> None:
+    """A suite that was built since the file was held against another one is looked at too."""
+    suite = lineage.active_suite(tx)
+    if suite is not None and (checked is None or suite.id != checked.id):
+        intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
 
 
 def _keep_dataset(tx: Transaction, *, dataset: Dataset) -> None:

@@ -34,6 +34,8 @@ def checkpoint_rejudge(
 
 
 def _told(summary: EvaluationSummary) -> str:
+    if summary.is_wholly_unknown:
+        return f"accuracy unknown, as is every one of n={summary.num_examples} answers"
     accuracy = summary.accuracy
     interval = f"{accuracy.low:.1%} to {accuracy.high:.1%}, n={summary.num_examples}"
     return f"accuracy {accuracy.value:.1%} ({interval}), {summary.num_unknown} unknown"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from intelligence.regression import SMALLEST_P
 from registry.records import Estimate, Verdict
 from registry.reports import AccuracyChange, AccuracyReport
 from registry.states import Outcome
@@ -73,9 +74,9 @@ def _slices_table(verdict: Verdict) -> Table:
             escape(f"{one.kind} {one.name}"),
             str(one.num_pairs),
             _signed(one.loss_increase),
-            f"{one.p_loss:.2g}",
+            _p(one.p_loss),
             _points(one.accuracy_change),
-            f"{one.p_accuracy:.2g}",
+            _p(one.p_accuracy),
             styled(one.outcome),
         )
     return table
@@ -96,6 +97,10 @@ def _accuracy_table(changes: Sequence[AccuracyChange]) -> Table:
             one.level or "",
         )
     return table
+
+
+def _p(value: float) -> str:
+    return f"<{SMALLEST_P:g}" if value < SMALLEST_P else f"{value:.2g}"
 
 
 def _signed(estimate: Estimate | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,17 @@ def test_a_task_of_the_harness_runs_from_its_files(ours: TandemLM, tasks: Path) 
 def test_an_unknown_task_is_named_beside_those_there_are(ours: TandemLM, tasks: Path) -> None:
     with pytest.raises(ModelError, match="no task 'speling'.*There are: spelling"):
         run_tasks(ours, tasks=["speling"], include_dir=tasks)
+
+
+def test_the_harness_own_command_runs_our_model_from_local_files(tasks: Path, tmp_path: Path) -> None:
+    model = build_sealed_tiny_model(tmp_path / "model")
+    command = [sys.executable, "-m", "inference.lm_eval_command", "run", "--model", "tandem"]
+    how = ["--model_args", f"pretrained={model},num_threads=1", "--device", "cpu", "--batch_size", "4"]
+    what = ["--include_path", str(tasks), "--tasks", "spelling", "--output_path", str(tmp_path / "out")]
+    ran = subprocess.run([*command, *how, *what], capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    (path,) = (tmp_path / "out").rglob("results_*.json")
+    told = json.loads(path.read_text())["results"]["spelling"]["acc,none"]
+    lm = TandemLM(model, device="cpu", num_threads=1)
+    (ours,) = [one for one in run_tasks(lm, tasks=["spelling"], include_dir=tasks) if one.metric == "acc"]
+    assert told == pytest.approx(ours.value)

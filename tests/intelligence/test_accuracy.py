@@ -82,6 +82,7 @@ def test_a_row_whose_loss_is_unknown_counts_as_wrong_on_either_side() -> None:
     broken = new.examples[0].changed(loss=None, problem="the loss is nan")
     found = reported(new.changed(examples=(broken, *new.examples[1:])), old)
     assert found.lost_row_ids == ("row-0000",)
+    assert found.reasons[-1] == "1 of 30 answers of the checkpoint are unknown and count as wrong."
 
 
 def test_other_rows_are_no_comparison() -> None:
@@ -110,3 +111,32 @@ def test_the_order_of_rows_does_not_matter(rows: list[tuple[bool, bool]], random
     new, old = answers("new", [row[0] for row in rows]), answers("old", [row[1] for row in rows])
     shuffled = new.changed(examples=tuple(random.sample(new.examples, len(new.examples))))
     assert reported(new, old) == reported(shuffled, old)
+
+
+def test_of_a_checkpoint_whose_every_answer_is_unknown_nothing_is_said_and_no_row_counts_as_lost() -> None:
+    new, old = answers("new", [True] * 30), answers("old", [True] * 30)
+    broken = new.changed(
+        examples=tuple(one.changed(loss=None, problem="NaN weights") for one in new.examples)
+    )
+    found = reported(broken, old)
+    assert (found.total, found.levels, found.lost_row_ids, found.level) == (None, (), (), None)
+    assert found.reasons == ("The answers to all 30 rows of the checkpoint are unknown (NaN weights).",)
+    assert reported(old, broken).reasons == (
+        "The answers to all 30 rows of the baseline are unknown (NaN weights).",
+    )
+    assert reported(broken, None).total is None
+
+
+def test_a_checkpoint_that_is_older_than_its_baseline_is_behind_and_raises_no_alert() -> None:
+    request = AccuracyRequest(
+        report_id="accuracy-1",
+        candidate=answers("old", [place >= 200 for place in range(400)]),
+        baseline=answers("new", [True] * 400),
+        limits=AccuracyLimits(),
+        may_alarm=False,
+    )
+    found = report(request, now=START)
+    assert found.total is not None
+    assert (found.level, found.total.level, found.total.num_lost) == (None, None, 200)
+    assert found.reasons[0].startswith("The accuracy of all rows changed by -50.0 points")
+    assert "chance" not in found.reasons[0]

@@ -110,3 +110,29 @@ def test_turning_the_sides_turns_every_sign(rows: list[tuple[float, float, bool,
         assert forth.value == pytest.approx(-back.value)
         assert forth.low == pytest.approx(-back.high)
     assert [flip.row_id for flip in one.gained] == [flip.row_id for flip in other.lost]
+
+
+def test_copies_of_a_row_in_one_cluster_make_nothing_surer() -> None:
+    def copied(rows: tuple[ExampleResult, ...], *, cluster: bool) -> tuple[ExampleResult, ...]:
+        return tuple(
+            row.changed(row_id=f"{row.row_id}-{copy}", cluster=row.row_id if cluster else "")
+            for row in rows
+            for copy in range(9)
+        )
+
+    def width(*, cluster: bool) -> float:
+        sides = (copied(examples(num_correct=count), cluster=cluster) for count in (30, 36))
+        found = compared(*sides).accuracy
+        return found.difference.high - found.difference.low
+
+    once = compared(examples(num_correct=30), examples(num_correct=36)).accuracy.difference
+    assert width(cluster=True) == pytest.approx(once.high - once.low, rel=0.15)
+    assert width(cluster=False) < (once.high - once.low) / 2
+
+
+def test_a_suite_of_one_cluster_cannot_be_compared() -> None:
+    left, right = (
+        tuple(row.changed(cluster="text") for row in examples(num_correct=count)) for count in (9, 12)
+    )
+    with pytest.raises(InvalidSample, match="one cluster"):
+        compared(left, right)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -239,3 +240,23 @@ def test_every_interval_contains_its_estimate(values: list[tuple[float, int]]) -
     for entry in ranked(*candidates).entries:
         estimates = [entry.score, *([entry.lead.difference] if entry.lead else [])]
         assert all(one.low <= one.value <= one.high for one in estimates)
+
+
+def clustered(one: Candidate, *, size: int) -> Candidate:
+    examples = tuple(row.changed(cluster=f"text-{place // size}") for place, row in enumerate(one.examples))
+    return replace(one, examples=examples)
+
+
+def test_rows_that_share_a_text_make_a_lead_less_sure() -> None:
+    pair = candidate("a", num_correct=60), candidate("b", num_correct=40)
+    plain = ranked(*pair).entries[0].lead
+    shared = ranked(*(clustered(one, size=20) for one in pair)).entries[0].lead
+    assert plain is not None
+    assert shared is not None
+    assert shared.difference.value == pytest.approx(plain.difference.value)
+    assert shared.standard_error > 1.5 * plain.standard_error
+
+
+def test_a_suite_of_one_cluster_ranks_nothing_and_says_why() -> None:
+    found = ranked(*(clustered(candidate(name), size=NUM_EXAMPLES) for name in "abc"))
+    assert (found.entries, found.note[:38]) == ((), "All rows of the suite are of one clust")

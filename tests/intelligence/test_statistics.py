@@ -14,6 +14,7 @@ from intelligence.statistics import (
     p_above_zero,
     paired_bootstrap,
     paired_share_change,
+    redrawn_means,
     standard_error,
     wilson_interval,
 )
@@ -279,3 +280,14 @@ def test_one_cluster_alone_has_no_error() -> None:
             rng=np.random.default_rng(0),
             clusters=np.zeros(5, dtype=np.int64),
         )
+
+
+def test_rows_of_one_cluster_are_drawn_together() -> None:
+    table = np.repeat(np.random.default_rng(0).normal(size=(40, 1)), 10, axis=0)
+    clusters = np.repeat(np.arange(40), 10)
+    how = {"num_resamples": 2000, "rng": np.random.default_rng(1)}
+    alone = redrawn_means(table, clusters=None, **how).std()
+    together = redrawn_means(table, clusters=clusters, **how).std()
+    assert together / alone == pytest.approx(10**0.5, rel=0.1)
+    with pytest.raises(InvalidSample, match="one cluster"):
+        redrawn_means(table, clusters=np.zeros(400, dtype=np.int64), **how)

@@ -141,6 +141,11 @@ def test_an_error_names_file_and_line(tmp_path: Path) -> None:
         list(read_rows(path))
 
 
+def test_a_row_without_an_answer_is_told_what_it_lacks() -> None:
+    with pytest.raises(DatasetError, match="messages: 1 turns; there must be a question and its answer"):
+        parsed(json.dumps({"messages": [{"role": "user", "content": "How many?"}]}))
+
+
 def test_bytes_that_are_not_utf8_are_named_by_line_and_byte(tmp_path: Path) -> None:
     path = written(tmp_path, line().encode() + b"\nab\xff\n")
     with pytest.raises(DatasetError, match=r"line 2: not UTF-8 \(byte 3\)"):

@@ -1,5 +1,6 @@
 """A calibration is owed once for each answered evaluation, and a checkpoint is deployed with one."""
 
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from registry.messages import RankingRequest
 from registry.records import Checkpoint
 from registry.states import CheckpointState
 from registry.store import Registry
-from registry.testing import ManualClock, make_calibration, make_ranking, make_suite
+from registry.testing import START, ManualClock, make_calibration, make_evaluation, make_ranking, make_suite
 from workers import calibrations, pipeline
 from workers.context import Context, Message
 from workers.testing_evaluations import add_evaluated, right_on
@@ -93,6 +94,27 @@ def test_the_best_is_not_deployed_before_its_calibration_is_there(
         after = [message.task for message in pipeline.owed(tx, settings=settings)]
     assert "deployment.sync_best" not in before
     assert "deployment.sync_best" in after
+
+
+def test_a_release_carries_the_calibration_on_the_active_suite_and_not_a_later_one_on_another(
+    evaluated: Registry,
+) -> None:
+    def kept(**changes: Any) -> Calibration:
+        found = make_calibration(checkpoint_id="one", **changes)
+        with evaluated.transaction() as tx:
+            judgements.record_calibration(tx, calibration=found, actor="test")
+        return found
+
+    with evaluated.transaction() as tx:
+        tx.add(make_suite(id="suite-2", content_sha256="2" * 64, is_active=False), actor="test")
+        tx.add(make_evaluation(id="eval-other", checkpoint_id="one", suite_id="suite-2"), actor="test")
+    later = START + timedelta(hours=1)
+    other = kept(id="cal-other", evaluation_id="eval-other", suite_id="suite-2", decided_at=later)
+    with evaluated.reading() as tx:
+        assert calibrations.needed_for(tx, tx.get(Checkpoint, "one")) == other
+    mine = kept(id="cal-mine", evaluation_id="eval-one", suite_id="suite-1")
+    with evaluated.reading() as tx:
+        assert calibrations.needed_for(tx, tx.get(Checkpoint, "one")) == mine
 
 
 def test_a_checkpoint_without_a_calibration_is_refused_with_the_remedy(evaluated: Registry) -> None:

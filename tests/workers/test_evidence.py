@@ -34,3 +34,21 @@ def test_what_is_there_is_left_and_what_is_missing_comes_back(evaluated: Registr
     assert evidence.refresh(evaluated, directory=tmp_path) == []
     path.unlink()
     assert evidence.refresh(evaluated, directory=tmp_path) == [path]
+
+
+def test_files_of_a_broken_and_of_a_whole_checkpoint_are_read_as_one_table(
+    evaluated: Registry, tmp_path: Path
+) -> None:
+    unknown = [
+        one.changed(loss=None, confidence=None, is_correct=False, finish_reason="error", problem="NaN")
+        for one in right_on(0)
+    ]
+    tagged = [one.changed(tags=("short",), tempered_logprobs=(-0.5,)) for one in right_on(20)]
+    with evaluated.transaction() as tx:
+        add_evaluated(tx, "broken", examples=unknown)
+        add_evaluated(tx, "tagged", examples=tagged)
+    paths = evidence.refresh(evaluated, directory=tmp_path / "evaluations")
+    assert len({parquet.read_schema(path).remove_metadata() for path in paths}) == 1
+    table = parquet.read_table(tmp_path / "evaluations")
+    assert table.num_rows == 120
+    assert table["loss"].null_count == 40

@@ -176,3 +176,11 @@ def test_training_rows_that_share_a_run_of_words_are_refused_by_number(settings:
     assert [one.row_number for one in intake.overlaps_with(path, suite=suite)] == [2]
     lenient = ContaminationLimits(max_overlap=1.0)
     intake.refuse_overlap(dataset, suite=suite, limits=lenient)
+
+
+def test_a_suite_whose_rows_share_a_few_texts_counts_those_and_not_the_rows(settings: Settings) -> None:
+    rows = [{"prompt": f"{n}", "completion": "b", "cluster": f"text-{n % 4}"} for n in range(60)]
+    path = settings.paths.inbox / "suite.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DatasetError, match="has 60 rows in 4 clusters; a verdict needs 30"):
+        intake.take_suite(path, name="s", settings=settings, now=START)

@@ -9,12 +9,14 @@ from intelligence.regression import judge
 from intelligence.summary import summarise
 from registry import accuracy, judgements
 from registry.messages import AccuracyRequest, RegressionRequest
-from registry.records import Evaluation
+from registry.records import Evaluation, Verdict
 from registry.states import AlertLevel, CheckpointState, EvaluationState, Outcome
 from registry.store import Registry
 from registry.testing import START, make_checkpoint, make_evaluation, make_evidence, make_suite
-from workers import projections
+from workers import judgement_files, projections
 from workers.judgement_files import automated_testing, regression_monitoring
+from workers.status import checkpoint_lines
+from workers.testing_evaluations import add_evaluated, right_on
 
 NUM_ROWS = 120
 LEVELS = ["easy" if place % 2 else "hard" for place in range(NUM_ROWS)]
@@ -76,10 +78,8 @@ def test_automated_testing_tells_levels_flips_and_the_history(judged: Registry) 
     assert {one.name: one.level for one in line.levels} == {"easy": None, "hard": AlertLevel.CRITICAL}
     assert len(line.lost_row_ids) == NUM_ROWS // 6
     assert line.gained_row_ids == ()
-    assert [(point.checkpoint_id, point.accuracy.num_samples) for point in found.history] == [
-        ("base", NUM_ROWS),
-        ("new", NUM_ROWS),
-    ]
+    assert [point.checkpoint_id for point in found.history] == ["base", "new"]
+    assert all(point.accuracy and point.accuracy.num_samples == NUM_ROWS for point in found.history)
     assert set(found.history[0].accuracy_by_difficulty) == {"easy", "hard"}
     assert [alert.level for alert in found.alerts] == [AlertLevel.CRITICAL]
 
@@ -99,3 +99,30 @@ def test_without_a_suite_automated_testing_says_so(registry: Registry) -> None:
     with registry.reading() as tx:
         found = automated_testing(tx, stale_after_seconds=60)
     assert (found.suite_id, found.note, found.reports) == (None, "no suite is active", ())
+
+
+def test_the_accuracy_of_a_checkpoint_without_one_known_answer_is_unknown_and_not_0(
+    judged: Registry, settings: Settings
+) -> None:
+    examples = tuple(one.changed(loss=None, problem="NaN", is_correct=False) for one in right_on(20))
+    with judged.transaction() as tx:
+        add_evaluated(tx, "broken", examples=examples, step=9)
+        point = automated_testing(tx, stale_after_seconds=60).history[-1]
+        line = next(one for one in checkpoint_lines(tx) if one.id == "broken")
+    assert (point.checkpoint_id, point.accuracy, point.accuracy_by_difficulty) == ("broken", None, {})
+    assert point.num_unknown == len(examples)
+    assert (line.accuracy, line.accuracy_by_difficulty, line.loss) == (None, {}, None)
+
+
+def test_verdicts_are_counted_also_where_they_are_too_old_to_be_listed(
+    judged: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judgement_files, "MAX_VERDICTS", 1)
+    with judged.transaction() as tx:
+        (verdict,) = tx.find(Verdict)
+        for place, outcome in enumerate((Outcome.PASS, Outcome.UNKNOWN, Outcome.PASS)):
+            tx.add(verdict.changed(id=f"verdict-{place + 2}", outcome=outcome), actor="test")
+        found = regression_monitoring(tx, stale_after_seconds=60)
+    assert len(found.verdicts) == 1
+    assert found.verdicts[0].suite_id == "suite-1"
+    assert (found.num_passed, found.num_watched, found.num_regressed, found.num_unknown) == (2, 0, 1, 1)

@@ -400,3 +400,105 @@ def test_drift_is_measured_from_the_first_anchor_once_another_one_took_its_place
     found = judge(check, now=START, rng=np.random.default_rng(0))
     assert found.drift is not None
     assert found.drift.checkpoint_id == base.id
+
+
+def serve(registry: Registry, checkpoint_id: str) -> None:
+    with registry.transaction() as tx:
+        tx.add(
+            Deployment(
+                id="r1",
+                generation=1,
+                checkpoint_id=checkpoint_id,
+                state=DeploymentState.ACTIVE,
+                weights_sha256="0" * 64,
+                reason="test",
+                started_at=START,
+            ),
+            actor="test",
+        )
+
+
+def change_suite(registry: Registry, settings: Settings) -> dict[str, EvaluationRequest]:
+    """A new suite is active; what is asked of each checkpoint then."""
+    with registry.transaction() as tx:
+        tx.update(make_suite(), is_active=False)
+        tx.add(make_suite(id="suite-2", content_sha256="2" * 64), actor="test")
+    asked = [message.request for message in ask(registry, settings)]
+    return {one.checkpoint_id: one for one in asked if isinstance(one, EvaluationRequest)}
+
+
+@pytest.fixture
+def served(registry: Registry, settings: Settings, base: Checkpoint) -> str:
+    """An accepted checkpoint that is served, beside the base model."""
+    evaluate_base(registry, settings)
+    request = evaluated_candidate(registry, settings)
+    with registry.transaction() as tx:
+        verdict = judge(request, now=tx.now, rng=np.random.default_rng(0))
+        judgements.record_verdict(tx, verdict=verdict, actor="test")
+    serve(registry, request.candidate.checkpoint_id)
+    return request.candidate.checkpoint_id
+
+
+def test_after_a_change_of_the_suite_a_candidate_waits_for_the_served_checkpoint_and_not_the_base(
+    registry: Registry, settings: Settings, base: Checkpoint, served: str
+) -> None:
+    candidate = add_candidate(registry, "ckpt-cccccc-00000010")
+    asked = change_suite(registry, settings)
+    answer(registry, asked[base.id])
+    answer(registry, asked[candidate])
+    assert not {"regression.check", "testing.run"} & {found.task for found in ask(registry, settings)}
+    with registry.reading() as tx:
+        assert tx.find(Verdict, checkpoint_id=candidate) == []
+    answer(registry, asked[served])
+    (check,) = [found.request for found in ask(registry, settings) if found.task == "regression.check"]
+    assert isinstance(check, RegressionRequest)
+    assert check.baseline is not None
+    assert check.baseline.checkpoint_id == served
+
+
+def test_a_served_checkpoint_that_cannot_be_evaluated_on_a_new_suite_gives_way_to_the_next_claim(
+    registry: Registry, settings: Settings, base: Checkpoint, served: str
+) -> None:
+    candidate = add_candidate(registry, "ckpt-cccccc-00000010")
+    asked = change_suite(registry, settings)
+    answer(registry, asked[candidate])
+    answer(registry, asked[base.id], problem="it broke")
+    assert "regression.check" not in {found.task for found in ask(registry, settings)}
+    with registry.reading() as tx:
+        assert tx.find(Verdict, checkpoint_id=candidate) == []
+    answer(registry, asked[served], problem="it broke too")
+    ask(registry, settings)
+    with registry.reading() as tx:
+        (verdict,) = tx.find(Verdict, checkpoint_id=candidate)
+    assert (verdict.outcome, "it broke" in verdict.reasons[0]) == (Outcome.UNKNOWN, True)
+
+
+def test_nothing_takes_the_served_place_while_what_is_served_is_not_evaluated_on_the_new_suite(
+    registry: Registry, settings: Settings, base: Checkpoint, served: str
+) -> None:
+    asked = change_suite(registry, settings)
+    answer(registry, asked[base.id])
+    ask(registry, settings)
+    with registry.transaction() as tx:
+        tx.add(make_ranking(base.id, suite_id="suite-2"), actor="test")
+    assert "deployment.sync_best" not in {found.task for found in ask(registry, settings)}
+    answer(registry, asked[served], problem="it broke")
+    assert "deployment.sync_best" in {found.task for found in ask(registry, settings)}
+
+
+def test_a_checkpoint_that_is_older_than_the_anchor_is_tested_and_may_not_alarm(
+    registry: Registry, settings: Settings, base: Checkpoint, clock: ManualClock
+) -> None:
+    evaluate_base(registry, settings)
+    ask(registry, settings)
+    clock.advance(60)
+    with registry.transaction() as tx:
+        served = make_checkpoint(id="served", state=CheckpointState.ACCEPTED, created_at=tx.now)
+        tx.add(served, actor="test")
+    serve(registry, served.id)
+    asked = change_suite(registry, settings)
+    for request in asked.values():
+        answer(registry, request)
+    tests = {one.candidate.checkpoint_id: one for one in owed_tests(ask(registry, settings))}
+    assert tests[base.id].baseline is not None
+    assert (tests[base.id].may_alarm, tests[served.id].may_alarm) == (False, True)

@@ -12,7 +12,7 @@ from registry.errors import DatasetError
 from registry.messages import TrainingSubmission
 from registry.records import Checkpoint, Dataset, TrainingJob
 from registry.store import Registry
-from registry.testing import make_checkpoint
+from registry.testing import make_checkpoint, make_suite
 from trainer.config.job import JobConfig
 from trainer.errors import ConfigError
 from workers import submission
@@ -132,3 +132,17 @@ def test_a_row_that_took_long_to_write_is_rung_for_again(
     request = TrainingSubmission(dataset=str(rows))
     job = submit(request, settings=settings, registry=registry, ring=lambda job: rung.append(job.id)).job
     assert rung == [job.id, job.id]
+
+
+def test_a_suite_that_was_built_while_a_file_was_checked_is_looked_at_too(
+    registry: Registry, settings: Settings, base: Checkpoint, rows: Path
+) -> None:
+    def build(_job: TrainingJob) -> None:
+        with registry.transaction() as tx:
+            tx.add(make_suite(path=str(rows)), actor="test")
+
+    request = TrainingSubmission(dataset=str(rows))
+    with pytest.raises(DatasetError, match="2 rows are also in the validation suite suite-1"):
+        submit(request, settings=settings, registry=registry, ring=build)
+    with registry.reading() as tx:
+        assert tx.find(Dataset) == []
