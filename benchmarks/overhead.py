@@ -1,12 +1,17 @@
-"""What status, control and checkpoints cost the training engine: the same steps with and without them.
+"""What status, control, watching and checkpoints cost the training engine: the same steps with and without.
 
 Each contender takes the same number of steps on the same batches, from its first step to the report of its
 last. `nothing` neither reports nor is asked nor saves on the way; `status and control` writes its messages to
-a pipe and is asked before each step, as under a worker; the others save checkpoints as well, once beside the
-steps that follow and once at once. Contenders take turns; the first is measured twice, which shows the noise.
-CPU time counts all threads, what a second core does beside the steps included.
+a pipe and is asked before each step, as under a worker; `and watching` measures held-out rows besides, as
+often as its bound allows; the others save checkpoints as well, once beside the steps that follow and once at
+once. Contenders take turns; the first is measured twice, which shows the noise. CPU time counts all threads,
+what a second core does beside the steps included.
+
+What the worker does with a report (time left, alerts, the device, the status file) lies in another process:
+its CPU time is measured by itself.
 
     python -m benchmarks.overhead [--seconds 20] [--repeats 5] [--checkpoint-seconds 10] [--sizes 0.8M 9M]
+        [--validation-rows 32]
 """
 
 from __future__ import annotations
@@ -27,23 +32,31 @@ import torch
 
 from benchmarks.support.material import SIZES, Material, make_material, make_model, write_rows
 from benchmarks.support.trainers import Deadline
+from registry.testing import add_queued_job, make_registry
 from trainer.control import FlagControl
 from trainer.core.engine import Emit, TrainerEngine
 from trainer.messages import CheckpointSaved, ChildMessage, Progress, Started
 from trainer.wire import LineWriter
+from workers.devices import CpuDevice
+from workers.projections import write_training_status
+from workers.run_watch import RunWatch
+from workers.testing import progress
 
 CALIBRATION_SECONDS = 4.0
+NUM_REPORTS = 100
 SILENCE = {"report_every_seconds": 1e9}
 NOTHING, AGAIN = "nothing", "nothing, again"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a run's steps."""
+    """Of a run's steps. `watching_seconds` is what the measurements say of themselves."""
 
     wall_seconds: float
     cpu_seconds: float
     num_checkpoints: int
+    num_measurements: int
+    watching_seconds: float
 
 
 class Stopwatch:
@@ -53,6 +66,7 @@ class Stopwatch:
         self._emit = emit
         self._began = self._ended = (0.0, 0.0)
         self._num_checkpoints = 0
+        self._measured: dict[int, float] = {}
 
     def __call__(self, message: ChildMessage) -> None:
         """Note when steps began and when the last was reported."""
@@ -62,12 +76,20 @@ class Stopwatch:
             self._began = now
         if isinstance(message, Progress):
             self._ended = now
+            if (measurement := message.micro_evaluation) is not None:
+                self._measured[measurement.step] = measurement.duration_seconds
         self._num_checkpoints += isinstance(message, CheckpointSaved) and not message.is_final
 
     def cost(self) -> Cost:
         """Between the two."""
         wall, cpu = (after - before for before, after in zip(self._began, self._ended, strict=True))
-        return Cost(wall_seconds=wall, cpu_seconds=cpu, num_checkpoints=self._num_checkpoints)
+        return Cost(
+            wall_seconds=wall,
+            cpu_seconds=cpu,
+            num_checkpoints=self._num_checkpoints,
+            num_measurements=len(self._measured),
+            watching_seconds=sum(self._measured.values()),
+        )
 
 
 def main() -> int:
@@ -75,6 +97,9 @@ def main() -> int:
     options = _options()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
+        print(
+            f"worker, a report: {_worker_seconds_a_report(Path(name)) * 1e3:.1f} ms of CPU beside the trainer"
+        )
         for size in options.sizes:
             directory = Path(name) / size
             directory.mkdir()
@@ -94,11 +119,14 @@ def _compare(material: Material, *, size: str, options: argparse.Namespace) -> N
         f"(about {every * seconds_a_step:.0f} s); {options.repeats} runs each in turns",
         flush=True,
     )
+    watching = {"monitoring": _watching(material, num_rows=options.validation_rows)}
+    saving = {"checkpoint_every_steps": every}
     contenders: dict[str, dict[str, Any]] = {
         NOTHING: {"monitoring": SILENCE},
         "status and control": {},
-        "and checkpoints, beside": {"output": {"checkpoint_every_steps": every, "overlap_writing": "on"}},
-        "and checkpoints, at once": {"output": {"checkpoint_every_steps": every, "overlap_writing": "off"}},
+        "and watching": watching,
+        "and checkpoints, beside": {**watching, "output": {**saving, "overlap_writing": "on"}},
+        "and checkpoints, at once": {**watching, "output": {**saving, "overlap_writing": "off"}},
         AGAIN: {"monitoring": SILENCE},
     }
     costs: dict[str, list[Cost]] = {name: [] for name in contenders}
@@ -106,6 +134,32 @@ def _compare(material: Material, *, size: str, options: argparse.Namespace) -> N
         for name, sections in contenders.items():
             costs[name].append(_run(material, num_steps=num_steps, sections=sections))
     _print_table(costs)
+
+
+def _watching(material: Material, *, num_rows: int) -> dict[str, Any]:
+    """As often as the bound on its share allows: the interval, which would spare most of it, is left out."""
+    held_out = write_rows(material.directory / "suite.jsonl", lengths="even")
+    return {
+        "validation_path": str(held_out),
+        "num_validation_rows": num_rows,
+        "validate_every_seconds": 0,
+    }
+
+
+def _worker_seconds_a_report(directory: Path) -> float:
+    """CPU time of what a worker does with one report, its look at device and registry included."""
+    registry = make_registry(directory)
+    with registry.transaction() as tx:
+        job = add_queued_job(tx)
+    watch = RunWatch(job, registry=registry, device=CpuDevice())
+    started = time.process_time()
+    for step in range(1, NUM_REPORTS + 1):
+        known = watch.take(progress(step, num_steps=NUM_REPORTS))
+        watch.look_around()
+        write_training_status(
+            directory, job=job.changed(progress=known), now=registry.clock(), surroundings=watch.surroundings
+        )
+    return (time.process_time() - started) / NUM_REPORTS
 
 
 def _seconds_a_step(material: Material) -> float:
@@ -155,9 +209,15 @@ def _print_table(costs: dict[str, list[Cost]]) -> None:
         cpu = statistics.median(one.cpu_seconds for one in found)
         print(
             f"{name:<26} {wall:6.2f} s {cpu:6.2f} s {_spread(walls):>36} {_spread(cpus):>36}"
-            f"   {found[0].num_checkpoints} checkpoints",
+            f"   {found[0].num_checkpoints} checkpoints, {_watched(found)}",
             flush=True,
         )
+
+
+def _watched(found: list[Cost]) -> str:
+    num_measurements = statistics.median(one.num_measurements for one in found)
+    share = statistics.median(one.watching_seconds / one.wall_seconds for one in found)
+    return f"{num_measurements:g} measurements ({share:.1%} of the time)"
 
 
 def _spread(values: list[float]) -> str:
@@ -168,6 +228,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="of training a run")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--validation-rows", type=int, default=32, help="that watching measures by")
     parser.add_argument("--checkpoint-seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["0.8M", "9M"])
