@@ -88,7 +88,7 @@ class TrainingSettings(Section):
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict, description="defaults of every job")
     report_every_seconds: float = Field(default=1.0, gt=0, le=10)
     record_rows: bool = Field(default=False, description="trace which rows each step learnt from")
-    # 128 rows: an interval of about a tenth of a nat. 1 %: with status, control and checkpoints beside it, under 2 % in all.
+    # 128 rows: an interval of about a tenth of a nat. 1 %: with status, control and checkpoints under 2 %.
     num_validation_rows: int = Field(
         default=128, ge=8, le=10_000, description="of the active suite: the gap is measured by them"
     )

@@ -16,10 +16,10 @@ The peak is that of the most expensive of three moments, since they do not fall 
 activations; the first layer that goes backward; and the end of the backward pass, with all gradients. A tied
 projection's gradient waits until then for that of the embedding.
 
-On a CPU the C library gives blocks of over 32 MiB back at once and keeps smaller ones in a heap. That stays as
-large as it was at its own worst moment, so what it needed when the last gradient was made lies beside the large
-blocks of the next step's loss, though the two are never in use together. It also grows beyond what is in use:
-an aligned block does not go where one of its size was freed (`benchmarks/memory.py`).
+On a CPU the C library gives blocks of over 32 MiB back at once and keeps smaller ones in a heap. That stays
+as large as it was at its own worst moment, so what it needed when the last gradient was made lies beside the
+large blocks of the next step's loss, though the two are never in use together. It also grows beyond what is
+in use (`benchmarks/memory.py`).
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ COMPUTED_AGAIN = 2
 # Interpreter, PyTorch and transformers: 396 to 405 MB were measured in a CPU process. On CUDA its context and
 # libraries, not measured.
 RUNTIME_BYTES: dict[str, int] = {"cpu": 410_000_000, "cuda": 700_000_000}
-# What an allocator holds beyond what was asked of it at most: of the C library's heap, fitted to a grid of small
-# models. CUDA's share is not measured.
+# What an allocator holds beyond what was asked of it at most: of the C library's heap, fitted to a grid of
+# small models. CUDA's share is not measured.
 ALLOCATOR_SHARE: dict[str, float] = {"cpu": 0.3, "cuda": 0.05}
 LARGEST_HEAP_BLOCK = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX of the GNU C library
 # Programs that oneDNN compiles for each shape of a bfloat16 product and keeps: 15 MB were measured.
