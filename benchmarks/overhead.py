@@ -7,11 +7,14 @@ often as its bound allows; the others save checkpoints as well, once beside the 
 once. Contenders take turns; the first is measured twice, which shows the noise. CPU time counts all threads,
 what a second core does beside the steps included.
 
+A difference of two runs is as noisy as they are. So each run also says which share of its time the training
+thread spent inside what is no step: reporting with watching, asking what is wanted, saving.
+
 What the worker does with a report (time left, alerts, the device, the status file) lies in another process:
 its CPU time is measured by itself.
 
     python -m benchmarks.overhead [--seconds 20] [--repeats 5] [--checkpoint-seconds 10] [--sizes 0.8M 9M]
-        [--validation-rows 32]
+        [--validation-rows 8]
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,8 @@ from benchmarks.support.trainers import Deadline
 from registry.testing import add_queued_job, make_registry
 from trainer.control import FlagControl
 from trainer.core.engine import Emit, TrainerEngine
+from trainer.core.report import Reporter
+from trainer.core.saver import Saver
 from trainer.messages import CheckpointSaved, ChildMessage, Progress, Started
 from trainer.wire import LineWriter
 from workers.devices import CpuDevice
@@ -44,26 +49,37 @@ from workers.testing import progress
 
 CALIBRATION_SECONDS = 4.0
 NUM_REPORTS = 100
+# What the engine calls between two steps.
+NO_STEPS: tuple[tuple[type[Any], str], ...] = (
+    (Reporter, "after_step"),
+    (TrainerEngine, "_request"),
+    (Saver, "save"),
+    (Saver, "hear"),
+)
 SILENCE = {"report_every_seconds": 1e9}
 NOTHING, AGAIN = "nothing", "nothing, again"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a run's steps. `watching_seconds` is what the measurements say of themselves."""
+    """Of a run's steps. `watching_seconds` is what the measurements say of themselves, `inside_seconds` what
+    the training thread spent inside all that is no step."""
 
     wall_seconds: float
     cpu_seconds: float
     num_checkpoints: int
     num_measurements: int
     watching_seconds: float
+    inside_seconds: float
 
 
 class Stopwatch:
     """Hears a run, and passes on what it heard."""
 
     def __init__(self, emit: Emit) -> None:
+        self.inside_seconds = 0.0
         self._emit = emit
+        self._inside_at_end = 0.0
         self._began = self._ended = (0.0, 0.0)
         self._num_checkpoints = 0
         self._measured: dict[int, float] = {}
@@ -76,6 +92,7 @@ class Stopwatch:
             self._began = now
         if isinstance(message, Progress):
             self._ended = now
+            self._inside_at_end = self.inside_seconds
             if (measurement := message.micro_evaluation) is not None:
                 self._measured[measurement.step] = measurement.duration_seconds
         self._num_checkpoints += isinstance(message, CheckpointSaved) and not message.is_final
@@ -89,6 +106,7 @@ class Stopwatch:
             num_checkpoints=self._num_checkpoints,
             num_measurements=len(self._measured),
             watching_seconds=sum(self._measured.values()),
+            inside_seconds=self._inside_at_end,
         )
 
 
@@ -172,8 +190,30 @@ def _run(material: Material, *, num_steps: int, sections: dict[str, Any]) -> Cos
     job = material.job(hyperparameters={"max_steps": num_steps}, **sections)
     with _pipe() as emit:
         watch = Stopwatch(emit)
-        TrainerEngine(emit=watch, control=FlagControl()).run_job(job)
+        with ExitStack() as stack:
+            for owner, name in NO_STEPS:
+                stack.enter_context(_counted(owner, name=name, watch=watch))
+            TrainerEngine(emit=watch, control=FlagControl()).run_job(job)
     return watch.cost()
+
+
+@contextmanager
+def _counted(owner: type[Any], *, name: str, watch: Stopwatch) -> Iterator[None]:
+    """Inside this block the time spent in a method counts as no step's."""
+    inner = getattr(owner, name)
+
+    def count(*positional: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return inner(*positional, **named)
+        finally:
+            watch.inside_seconds += time.perf_counter() - started
+
+    setattr(owner, name, count)
+    try:
+        yield
+    finally:
+        setattr(owner, name, inner)
 
 
 @contextmanager
@@ -217,7 +257,8 @@ def _print_table(costs: dict[str, list[Cost]]) -> None:
 def _watched(found: list[Cost]) -> str:
     num_measurements = statistics.median(one.num_measurements for one in found)
     share = statistics.median(one.watching_seconds / one.wall_seconds for one in found)
-    return f"{num_measurements:g} measurements ({share:.1%} of the time)"
+    inside = [one.inside_seconds / one.wall_seconds for one in found]
+    return f"{num_measurements:g} measurements ({share:.1%}); inside what is no step {_spread(inside)}"
 
 
 def _spread(values: list[float]) -> str:
@@ -228,7 +269,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="of training a run")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--validation-rows", type=int, default=32, help="that watching measures by")
+    parser.add_argument("--validation-rows", type=int, default=8, help="that watching measures by")
     parser.add_argument("--checkpoint-seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["0.8M", "9M"])

@@ -177,13 +177,13 @@ def test_as_many_as_before_go_on_to_the_same_bits(
 
 
 @pytest.mark.parametrize("fault", ["out_of_memory", "out_of_memory_backward"])
-@pytest.mark.parametrize(("fault_rank", "said"), [(0, "Memory ran out at"), (1, "in another process")])
+@pytest.mark.parametrize(("fault_rank", "words"), [(0, "Memory ran out at"), (1, "in another process")])
 def test_memory_that_runs_out_in_one_of_several_replicas_splits_the_step_in_all(
-    run_ranks: RunRanks, job: JobFactory, alone: Ended, fault: str, fault_rank: int, said: str
+    run_ranks: RunRanks, job: JobFactory, alone: Ended, fault: str, fault_rank: int, words: str
 ) -> None:
     both = run_ranks(job(environment={"parallel": "ddp"}), fault=fault, fault_rank=fault_rank)
     assert both.codes == [0, 0]
-    assert said in both.of(Warned)[0].message
+    assert words in both.of(Warned)[0].message
     assert both.result.num_tokens == alone.result.num_tokens
     assert both.losses == pytest.approx(alone.losses, abs=1e-5)
     assert differences(both.result, alone.result) < 1e-5
