@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 
-from pydantic import AwareDatetime, Field, JsonValue, ValidationError, field_validator
+from pydantic import AwareDatetime, Field, JsonValue, field_validator
 
 from registry.errors import ManifestError
 from registry.files import sha256_file, sha256_text, sync_directory, sync_tree, write_json
@@ -13,6 +13,7 @@ from registry.values import Record
 
 MANIFEST_NAME = "manifest.json"
 STATE_PREFIX = "training_state"
+CHECKSUM = "manifest_sha256"  # of everything else in the file, whatever its layout
 
 
 class FileEntry(Record):
@@ -86,24 +87,34 @@ def weights_sha256(files: dict[str, FileEntry]) -> str:
 
 
 def write_manifest(directory: Path, *, manifest: Manifest) -> None:
-    """Make every file durable, then write the manifest, last."""
+    """Make every file durable, then write the manifest with its own checksum, last."""
     sync_tree(directory)
-    write_json(directory / MANIFEST_NAME, value=manifest.model_dump(mode="json"))
+    value = manifest.model_dump(mode="json")
+    write_json(directory / MANIFEST_NAME, value=value | {CHECKSUM: _checksum(value)})
     sync_directory(directory)
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a directory; `ManifestError` where it is missing or unreadable."""
+    """The manifest of a directory; `ManifestError` where it is missing, unreadable or changed.
+
+    One without a checksum is of a time when none was written: it is read as it stands.
+    """
     path = directory / MANIFEST_NAME
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        value = json.loads(path.read_bytes())
+        is_sealed = isinstance(value, dict) and CHECKSUM in value
+        checksum = value.pop(CHECKSUM) if is_sealed else None
+        manifest = Manifest.model_validate(value)
     except FileNotFoundError:
         raise ManifestError(
             f"{directory} has no {MANIFEST_NAME}, so it is not a checkpoint.",
             remedy="An interrupted write leaves such a directory; it is safe to remove.",
         ) from None
-    except (ValidationError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
+    if is_sealed and checksum != _checksum(value):
+        raise ManifestError(f"{path} does not have the sha256 that it says of itself: its content changed.")
+    return manifest
 
 
 def verify(directory: Path, *, with_state: bool = True) -> Manifest:
@@ -120,6 +131,10 @@ def verify(directory: Path, *, with_state: bool = True) -> Manifest:
         except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
             raise ManifestError(f"{directory / name} cannot be read: {error}") from error
     return manifest
+
+
+def _checksum(value: dict[str, JsonValue]) -> str:
+    return sha256_text(json.dumps(value, sort_keys=True))
 
 
 def _verify_file(directory: Path, *, name: str, entry: FileEntry) -> None:

@@ -16,8 +16,10 @@ The peak is that of the most expensive of three moments, since they do not fall 
 activations; the first layer that goes backward; and the end of the backward pass, with all gradients. A tied
 projection's gradient waits until then for that of the embedding.
 
-On a CPU the C library gives blocks of over 32 MiB back at once and keeps smaller ones in a heap, which grows
-beyond what is in use (`benchmarks/memory.py`): large vocabularies cost what they ask for, small ones more.
+On a CPU the C library gives blocks of over 32 MiB back at once and keeps smaller ones in a heap. That stays
+as large as it was at its own worst moment, so what it needed when the last gradient was made lies beside the
+large blocks of the next step's loss, though the two are never in use together. It also grows beyond what is
+in use (`benchmarks/memory.py`).
 """
 
 from __future__ import annotations
@@ -43,9 +45,9 @@ COMPUTED_AGAIN = 2
 # Interpreter, PyTorch and transformers: 396 to 405 MB were measured in a CPU process. On CUDA its context and
 # libraries, not measured.
 RUNTIME_BYTES: dict[str, int] = {"cpu": 410_000_000, "cuda": 700_000_000}
-# What an allocator holds beyond what a step asks of it. The C library's heap was seen to grow by 18 to 39 %
-# beyond what was in use. CUDA's share is not measured.
-ALLOCATOR_SHARE: dict[str, float] = {"cpu": 0.25, "cuda": 0.05}
+# What an allocator holds beyond what was asked of it at most: of the C library's heap, fitted to a grid of
+# small models. CUDA's share is not measured.
+ALLOCATOR_SHARE: dict[str, float] = {"cpu": 0.3, "cuda": 0.05}
 LARGEST_HEAP_BLOCK = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX of the GNU C library
 # Programs that oneDNN compiles for each shape of a bfloat16 product and keeps: 15 MB were measured.
 CPU_HALF_KERNELS = 15_000_000
@@ -103,7 +105,7 @@ def training_memory(
     )
     worst = max(moments, key=_total)
     states = [*weights, *_of_trained(shape, times=MOMENTS, mode=mode)]
-    allocator = _allocator([*states, *worst], dynamic=_total(worst), mode=mode)
+    allocator = _allocator(states, moments=moments, mode=mode)
     runtime = RUNTIME_BYTES[mode.device]
     return TrainingMemory(
         runtime=runtime,
@@ -277,13 +279,21 @@ def _total(parts: list[Part]) -> int:
     return sum(num_bytes for num_bytes, _ in parts)
 
 
-def _allocator(parts: list[Part], *, dynamic: int, mode: TrainingMode) -> int:
-    """Bytes that the allocator holds beyond what is in use."""
-    share = ALLOCATOR_SHARE[mode.device]
+def _allocator(states: list[Part], *, moments: list[list[Part]], mode: TrainingMode) -> int:
+    """Bytes that the allocator holds beyond what is in use at the worst moment."""
+    share, in_use = ALLOCATOR_SHARE[mode.device], max(map(_total, moments))
     if mode.device == "cuda":
-        return int(share * dynamic)
+        return int(share * in_use)
+    held = [_by_allocation([*states, *moment]) for moment in moments]
+    heap, mapped = max(heap for heap, _ in held), max(mapped for _, mapped in held)
+    kernels = CPU_HALF_KERNELS if mode.arithmetic == "bfloat16" else 0
+    return heap + mapped - _total(states) - in_use + int(share * heap) + kernels
+
+
+def _by_allocation(parts: list[Part]) -> tuple[int, int]:
+    """Bytes in the C library's heap, and those in blocks of their own."""
     in_heap = sum(num_bytes for num_bytes, block in parts if block <= LARGEST_HEAP_BLOCK)
-    return int(share * in_heap) + (CPU_HALF_KERNELS if mode.arithmetic == "bfloat16" else 0)
+    return in_heap, _total(parts) - in_heap
 
 
 def _liger_chunk(num_answers: int, *, shape: ModelShape) -> int:

@@ -6,6 +6,7 @@ import json
 import random
 import string
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from trainer.core.chat import ChatEncoder
 from trainer.core.data import TokenizedDataset, tokenize_file
 from trainer.core.models import load_tokenizer
 
+Clock = Callable[[], float]
+
 MAX_LENGTH = 512
 NUM_ROWS = 2000
 MAX_CHARACTERS = 220  # a turn; a row of two turns stays under MAX_LENGTH
@@ -29,13 +32,14 @@ SIZES = {"0.8M": (128, 4), "4M": (256, 6), "9M": (384, 6)}
 
 @dataclass(frozen=True)
 class Material:
-    """What every contender trains on."""
+    """What every contender trains on, and the clock that measures it, in seconds."""
 
     directory: Path
     model: Path
     rows: Path
     dataset: TokenizedDataset
     tokens_per_batch: int
+    clock: Clock = time.perf_counter
 
     def job(self, **sections: dict[str, Any]) -> JobConfig:
         """The engine's job, in a directory of its own; `sections` add to those given here."""
@@ -49,12 +53,19 @@ class Material:
         return check_job({**job, **{name: job.get(name, {}) | more for name, more in sections.items()}})
 
 
-def make_material(directory: Path, *, model: Path, rows: Path, tokens_per_batch: int) -> Material:
+def make_material(
+    directory: Path, *, model: Path, rows: Path, tokens_per_batch: int, clock: Clock = time.perf_counter
+) -> Material:
     """Tokenise the rows for this model."""
     encoder = ChatEncoder(load_tokenizer(model))
     dataset = tokenize_file(rows, encoder=encoder, max_length=MAX_LENGTH, overlong="drop")
     return Material(
-        directory=directory, model=model, rows=rows, dataset=dataset, tokens_per_batch=tokens_per_batch
+        directory=directory,
+        model=model,
+        rows=rows,
+        dataset=dataset,
+        tokens_per_batch=tokens_per_batch,
+        clock=clock,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.support.material import MAX_LENGTH, Material
+from benchmarks.support.material import MAX_LENGTH, Clock, Material
 from trainer.control import Request
 from trainer.core.batching import BatchPlan
 from trainer.core.data import TokenizedDataset
@@ -34,27 +34,28 @@ Contender = Callable[[Material, float], float]
 class Deadline:
     """A control that stops a run `seconds` after its first step may be taken."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, clock: Clock = time.perf_counter) -> None:
         self._seconds = seconds
+        self._clock = clock
         self.started = 0.0
         self.last_report = (0.0, 0)
 
     @property
     def request(self) -> Request | None:
         """Stop once the time is up."""
-        return "stop" if time.perf_counter() - self.started > self._seconds else None
+        return "stop" if self._clock() - self.started > self._seconds else None
 
     def hear(self, message: ChildMessage) -> None:
         """Note when the run began, and how far it came."""
         if isinstance(message, Started):
-            self.started = time.perf_counter()
+            self.started = self._clock()
         if isinstance(message, Progress):
-            self.last_report = (time.perf_counter(), message.num_tokens)
+            self.last_report = (self._clock(), message.num_tokens)
 
 
 def run_engine(material: Material, seconds: float, *, batching: str = "auto") -> float:
     """tandem's engine with all it does, up to its last report."""
-    deadline = Deadline(seconds)
+    deadline = Deadline(seconds, clock=material.clock)
     job = material.job(environment={"batching": batching})
     TrainerEngine(emit=deadline.hear, control=deadline).run_job(job)
     reported_at, num_tokens = deadline.last_report
@@ -75,7 +76,7 @@ def run_bare_loop(material: Material, seconds: float) -> float:
     plan = BatchPlan(
         lengths=dataset.lengths, tokens_per_batch=material.tokens_per_batch, num_epochs=MANY_EPOCHS, seed=0
     )
-    num_tokens, started = 0, time.perf_counter()
+    num_tokens, started = 0, material.clock()
     for step in itertools.count():
         batch = collate(dataset, indices=plan.batch(step), device=CPU)
         (answer_loss_sum(model, batch=batch) / batch.num_answers).backward()
@@ -83,9 +84,9 @@ def run_bare_loop(material: Material, seconds: float) -> float:
         optimizer.step()
         optimizer.zero_grad()
         num_tokens += batch.num_tokens
-        if time.perf_counter() - started > seconds:
+        if material.clock() - started > seconds:
             break
-    return num_tokens / (time.perf_counter() - started)
+    return num_tokens / (material.clock() - started)
 
 
 def run_hf_trainer(material: Material, seconds: float, *, sampling: str = "random") -> float:
@@ -107,7 +108,7 @@ def run_hf_trainer(material: Material, seconds: float, *, sampling: str = "rando
         train_dataset=labelled_rows(material.dataset),
         data_collator=collate_and_count,
     )
-    return _train(trainer, counts=counts, seconds=seconds)
+    return _train(trainer, counts=counts, seconds=seconds, clock=material.clock)
 
 
 def run_hf_grouped(material: Material, seconds: float) -> float:
@@ -141,7 +142,7 @@ def run_trl(material: Material, seconds: float, **options: Any) -> float:
         return inner(rows)
 
     trainer.data_collator = collate_and_count
-    return _train(trainer, counts=counts, seconds=seconds)
+    return _train(trainer, counts=counts, seconds=seconds, clock=material.clock)
 
 
 def run_trl_packing(material: Material, seconds: float) -> float:
@@ -164,17 +165,17 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
-def _train(trainer: Any, *, counts: list[int], seconds: float) -> float:
+def _train(trainer: Any, *, counts: list[int], seconds: float, clock: Clock) -> float:
     from transformers import PrinterCallback
 
-    watch = _make_watch(counts, seconds=seconds)
+    watch = _make_watch(counts, seconds=seconds, clock=clock)
     trainer.add_callback(watch)
     trainer.remove_callback(PrinterCallback)  # the table is all that is printed
     trainer.train()
     return float(watch.num_tokens / (watch.ended - watch.started))
 
 
-def _make_watch(counts: list[int], *, seconds: float) -> Any:
+def _make_watch(counts: list[int], *, seconds: float, clock: Clock) -> Any:
     """A callback that counts the tokens of the steps taken and ends the run in time.
 
     `counts` is of the batches that were collated, which may be one more than were trained on.
@@ -186,12 +187,12 @@ def _make_watch(counts: list[int], *, seconds: float) -> Any:
         num_tokens = num_steps = 0
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
+            self.started = clock()
 
         def on_step_end(self, *positional: Any, **_: Any) -> None:
             self.num_tokens += counts[self.num_steps]
             self.num_steps += 1
-            self.ended = time.perf_counter()
+            self.ended = clock()
             positional[2].should_training_stop = self.ended - self.started > seconds
 
     return Watch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from deploy.errors import DeployError, HostUnreachable, NotDeployable, ServerFai
 from deploy.gate import answer_line
 from deploy.remote import Candidates, GateDoor, RemoteTarget, hello
 from registry.files import sha256_file
-from registry.manifests import read_manifest
+from registry.manifests import CHECKSUM, MANIFEST_NAME, read_manifest
 from registry.testing import START
 from tests.deploy.far import FarHost
 
@@ -135,8 +136,10 @@ def test_a_line_that_is_no_request_is_answered(far: FarHost) -> None:
 @pytest.mark.parametrize("name", ["../x", "a b", "--rsync-path=touch x", ".hidden", "a\nb", "a//b", "/etc/x"])
 def test_a_file_name_that_rsync_could_misread_is_refused(far: FarHost, seal, name: str) -> None:
     source: Path = seal()
-    text = (source / "manifest.json").read_text().replace("tokenizer/vocab.json", name.replace("\n", "\\n"))
-    (source / "manifest.json").write_text(text)
+    value = json.loads((source / MANIFEST_NAME).read_text())
+    del value[CHECKSUM]
+    value["files"][name] = value["files"].pop("tokenizer/vocab.json")
+    (source / MANIFEST_NAME).write_text(json.dumps(value))
     with pytest.raises(TransferFailed):
         target(far).push(source, release_id=ONE)
     assert far.carrier.num_carried == 0

@@ -14,6 +14,7 @@ from inference.model import LoadedModel, load_model
 from inference.testing import seal
 from registry.errors import ManifestError
 from registry.files import sha256_file
+from registry.manifests import read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -116,8 +117,7 @@ def test_a_loadable_file_outside_the_manifest_is_refused(directory: Path, name: 
 
 
 def test_a_manifest_that_misstates_its_own_weights_is_refused(directory: Path) -> None:
-    path = directory / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_sha256": "0" * 64}))
+    write_manifest(directory, manifest=read_manifest(directory).changed(weights_sha256="0" * 64))
     with pytest.raises(ModelError, match="not that of its weight files"):
         load_model(directory, device="cpu")
 

@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from tasks.testing import Stack, StatusReader, fresh_environment, left_behind, r
 
 DRIVER = Path(__file__).parent / "driver"
 
+StandUp = Callable[[Mapping[str, str]], AbstractContextManager[Stack]]
+
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
@@ -28,12 +31,26 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, material: Material) -> Iterator[Stack]:
-    work = tmp_path_factory.mktemp("work")
+def stand_up(tmp_path_factory: pytest.TempPathFactory, material: Material) -> StandUp:
+    def start(settings: Mapping[str, str]) -> AbstractContextManager[Stack]:
+        return standing(tmp_path_factory.mktemp("work"), material=material, changes=settings)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def stack(stand_up: StandUp) -> Iterator[Stack]:
+    with stand_up({}) as found:
+        yield found
+
+
+@contextmanager
+def standing(work: Path, *, material: Material, changes: Mapping[str, str]) -> Iterator[Stack]:
+    """A stack with these settings, inside this block; it leaves no process and never a torn status file."""
     shutil.copytree(material.directory, work / "material")
     environment = fresh_environment(work / "var")
     # Whether its workers see a GPU is for a test to say; at first there is none.
-    environment |= {"PYTHONPATH": str(DRIVER), "STAND_IN_GPU": str(work / "gpu.json")}
+    environment |= {"PYTHONPATH": str(DRIVER), "STAND_IN_GPU": str(work / "gpu.json"), **changes}
     before = dict(os.environ)
     os.environ.update(environment)
     settings = load_settings()

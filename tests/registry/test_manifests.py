@@ -8,6 +8,7 @@ import pytest
 from registry.errors import ManifestError
 from registry.files import sha256_file, sha256_text
 from registry.manifests import (
+    CHECKSUM,
     MANIFEST_NAME,
     Manifest,
     list_files,
@@ -108,7 +109,7 @@ def test_a_directory_without_a_manifest_is_no_checkpoint(directory: Path, tmp_pa
             verify(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000])
 def test_an_unreadable_manifest_is_no_manifest(directory: Path, content: bytes) -> None:
     (directory / MANIFEST_NAME).write_bytes(content)
     with pytest.raises(ManifestError, match="cannot be read"):
@@ -121,6 +122,63 @@ def test_a_manifest_cannot_say_that_the_loss_is_nan(directory: Path) -> None:
     path.write_text(path.read_text().replace("0.5", "NaN"))
     with pytest.raises(ManifestError, match="train_loss"):
         read_manifest(directory)
+
+
+TOLD: dict[str, Any] = {
+    "step": 7,
+    "num_steps": 9,
+    "train_loss": 0.5,
+    "job_id": "job-a",
+    "parent_checkpoint_id": "checkpoint-a",
+    "dataset_id": "dataset-a",
+    "config": {"profile": {"name": "plain_sft"}, "notes": ["ä", 1e-05, None, True]},
+}
+
+
+def test_any_flipped_bit_of_a_manifest_is_found(directory: Path) -> None:
+    manifest = sealed(directory, **TOLD)
+    path = directory / MANIFEST_NAME
+    content = path.read_bytes()
+    for number in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[number // 8] ^= 1 << number % 8
+        path.write_bytes(flipped)
+        try:
+            found = read_manifest(directory)
+        except ManifestError:
+            continue
+        # What is left of 1e-05 with a capital E is the same number.
+        assert found == manifest, flipped[number // 8 - 20 :][:40]
+        assert flipped.lower() == content.lower()
+
+
+@pytest.mark.parametrize("name", [*TOLD, "code_version", "is_final", "created_at", "weights_sha256"])
+def test_a_field_that_was_changed_or_taken_away_is_found(directory: Path, name: str) -> None:
+    other = {"step": 8, "num_steps": 8, "train_loss": 0.25, "is_final": True, "config": {"profile": None}}
+    sealed(directory, **TOLD)
+    path = directory / MANIFEST_NAME
+    value = json.loads(path.read_text())
+    changed = "2020-01-01T00:00:00Z" if name == "created_at" else other.get(name, "other")
+    for damaged in (value | {name: changed}, {key: kept for key, kept in value.items() if key != name}):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(ManifestError, match=r"says of itself|cannot be read"):
+            verify(directory)
+
+
+def test_the_layout_of_a_manifest_may_change(directory: Path) -> None:
+    manifest = sealed(directory, **TOLD)
+    path = directory / MANIFEST_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    assert verify(directory) == manifest
+
+
+def test_a_manifest_from_before_checksums_is_read_as_it_stands(directory: Path) -> None:
+    manifest = sealed(directory, **TOLD)
+    path = directory / MANIFEST_NAME
+    value = json.loads(path.read_text())
+    del value[CHECKSUM]
+    path.write_text(json.dumps(value))
+    assert verify(directory) == manifest
 
 
 def test_a_manifest_that_is_a_directory_is_no_manifest(directory: Path) -> None:
@@ -136,6 +194,7 @@ def test_a_manifest_names_only_files_inside(directory: Path, name: str) -> None:
     sealed(directory)
     path = directory / MANIFEST_NAME
     manifest = json.loads(path.read_text())
+    del manifest[CHECKSUM]
     manifest["files"][name] = manifest["files"]["config.json"]
     path.write_text(json.dumps(manifest))
     with pytest.raises(ManifestError, match="names no file inside"):

@@ -124,7 +124,7 @@ class MonitoringConfig(Record):
     )
     validate_every_seconds: float = Field(default=30.0, ge=0, description="at the soonest")
     max_validation_share: float = Field(
-        default=0.02, ge=0, le=0.5, description="of the time, for all measuring together; 0 measures nothing"
+        default=0.01, ge=0, le=0.5, description="of the time, for all measuring together; 0 measures nothing"
     )
     report_to: tuple[Tool, ...] = Field(
         default=(), description="tools that are told the numbers: tensorboard, mlflow, wandb, trackio"

@@ -50,6 +50,25 @@ def run_out(loss: torch.Tensor, batch: Any) -> torch.Tensor:
     return loss
 
 
+class RunsOutBackward(torch.autograd.Function):
+    """The loss as it is; memory runs out when its gradient is asked for."""
+
+    @staticmethod
+    def forward(_: Any, loss: torch.Tensor) -> torch.Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(_: Any, *__: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def run_out_backward(loss: torch.Tensor, batch: Any) -> torch.Tensor:
+    if batch.input_ids.shape[0] <= 2 or not torch.is_grad_enabled():
+        return loss
+    result: torch.Tensor = RunsOutBackward.apply(loss)
+    return result
+
+
 def run_out_early(*_: Any, **__: Any) -> torch.Tensor:
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -59,6 +78,7 @@ FAULTS: dict[str, Fault] = {
     "paused": lambda control: before_step(2, lambda: control.ask("pause")),
     "diverged": lambda _: change_loss(lambda loss, _: loss * float("nan")),
     "out_of_memory": lambda _: change_loss(run_out),
+    "out_of_memory_backward": lambda _: change_loss(run_out_backward),
     "out_of_memory_early": lambda _: setattr(losses, "answer_loss_sum", run_out_early),
     "killed": lambda _: before_step(3, lambda: os.kill(os.getpid(), signal.SIGKILL)),
 }

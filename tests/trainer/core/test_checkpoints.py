@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from registry.files import write_json
-from registry.manifests import Manifest, list_files, verify, write_manifest
+from registry.manifests import list_files, read_manifest, verify, write_manifest
 from trainer.core import checkpoints
 from trainer.core.checkpoints import (
     Checkpoint,
@@ -69,7 +69,7 @@ def save(directory: Path, model: Any, tokenizer: Any) -> Save:
 
 def reseal(path: Path) -> None:
     """Write a manifest that is true of the files as they are."""
-    old = Manifest.model_validate_json((path / "manifest.json").read_bytes())
+    old = read_manifest(path)
     (path / "manifest.json").unlink()
     write_manifest(path, manifest=old.changed(files=list_files(path)))
 

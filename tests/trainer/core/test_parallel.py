@@ -176,14 +176,27 @@ def test_as_many_as_before_go_on_to_the_same_bits(
     assert differences(run_ranks(config).result, whole.result) == 0
 
 
+@pytest.mark.parametrize("fault", ["out_of_memory", "out_of_memory_backward"])
+@pytest.mark.parametrize(("fault_rank", "words"), [(0, "Memory ran out at"), (1, "in another process")])
 def test_memory_that_runs_out_in_one_of_several_replicas_splits_the_step_in_all(
-    run_ranks: RunRanks, job: JobFactory, alone: Ended
+    run_ranks: RunRanks, job: JobFactory, alone: Ended, fault: str, fault_rank: int, words: str
 ) -> None:
-    both = run_ranks(job(environment={"parallel": "ddp"}), fault="out_of_memory")
+    both = run_ranks(job(environment={"parallel": "ddp"}), fault=fault, fault_rank=fault_rank)
     assert both.codes == [0, 0]
-    assert "another process" in both.of(Warned)[0].message
+    assert words in both.of(Warned)[0].message
+    assert both.result.num_tokens == alone.result.num_tokens
     assert both.losses == pytest.approx(alone.losses, abs=1e-5)
     assert differences(both.result, alone.result) < 1e-5
+
+
+def test_a_row_that_does_not_fit_in_one_of_several_replicas_ends_all_with_the_reason(
+    run_ranks: RunRanks, job: JobFactory
+) -> None:
+    ended = run_ranks(job(environment={"parallel": "ddp"}), fault="out_of_memory_early")
+    assert ended.codes == [EXIT_CODES["peer_lost"], EXIT_CODES["out_of_memory"]]
+    (failed,) = (message for message in ended.said[1] if isinstance(message, Failed))
+    assert "does not fit in memory" in failed.message
+    assert ended.of(Failed) == []
 
 
 def test_memory_that_runs_out_while_shards_are_exchanged_ends_all_with_the_reason(

@@ -51,13 +51,20 @@ def fill_with_zeros(path: Path) -> None:
 
 def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    # Of a manifest, one of a file's hash: nothing guards its note of the settings, which decides nothing.
-    place = content.index(b'"sha256": "') + 20 if path.name == "manifest.json" else len(content) // 2
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def flip_a_bit_of_a_name(path: Path) -> None:
+    """Of a manifest, in its note of the settings; elsewhere of the first letter that there is."""
+    content = bytearray(path.read_bytes())
+    note = content.find(b'"plain_sft"') + 1 if path.name == "manifest.json" else 0
+    place = next(place for place in range(note, len(content)) if chr(content[place]).isalpha())
     content[place] ^= 1
     path.write_bytes(content)
 
 
-DAMAGES = [truncate, fill_with_zeros, flip_a_bit, Path.unlink]
+DAMAGES = [truncate, fill_with_zeros, flip_a_bit, flip_a_bit_of_a_name, Path.unlink]
 
 
 @pytest.fixture
