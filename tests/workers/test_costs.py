@@ -17,7 +17,7 @@ from workers.context import Context
 from workers.runner import claim
 from workers.submission import submit
 
-NUM_TO_SUBMIT = 14, 17
+NUM_TO_SUBMIT, NUM_TO_START = 14, 17
 
 
 @pytest.fixture
