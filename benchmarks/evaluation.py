@@ -11,7 +11,8 @@ answer that is right needs no step of its own; such rows expect what the model s
 begin with the same instruction, and the size of the vocabulary.
 
 The order of the two alternates. Before any rate is printed they are compared: log-likelihoods (to 1e-4),
-answers, and the accuracy that follows.
+answers, and the accuracy that follows. For that the harness adds up its probabilities in double precision;
+how far its own float32 is from that is told beside it, since at a large vocabulary that is further than 1e-4.
 
     python -m benchmarks.evaluation [--rows 192] [--repetitions 3] [--batch-rows 8] [--vocabulary 151936]
 """
@@ -30,6 +31,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
@@ -75,13 +77,14 @@ class Case:
             for one in found
         ]
 
-    def by_harness(self) -> list[Said]:
-        """Two requests a row."""
+    def by_harness(self, *, softmax: torch.dtype | None = None) -> list[Said]:
+        """Two requests a row. `softmax` is the precision of its probabilities; its own by default."""
         lm = HFLM(
             pretrained=self.loaded.model,
             tokenizer=self.loaded.tokenizer,
             batch_size=self.batch_rows,
             device=str(self.loaded.device),
+            softmax_dtype=softmax,
         )
         encoded = [encode_row(self.loaded, row) for row in self.rows]
         contexts = [self.loaded.tokenizer.decode(row.prompt) for row in encoded]
@@ -190,8 +193,8 @@ def _changed(text: str, *, draw: random.Random) -> str:
 
 def _compare(case: Case, *, is_shared: bool, options: argparse.Namespace) -> bool:
     """Also the warm-up of both."""
-    mine, theirs = case.by_tandem(), case.by_harness()
-    gap = max(abs(one.loglikelihood - other.loglikelihood) for one, other in zip(mine, theirs, strict=True))
+    mine, theirs, rounded = case.by_tandem(), case.by_harness(softmax=torch.float64), case.by_harness()
+    gap, own_gap = _gap(mine, theirs), _gap(rounded, theirs)
     num_other = sum(
         _without_special(one.answer, loaded=case.loaded) != other.answer.strip()
         for one, other in zip(mine, theirs, strict=True)
@@ -212,10 +215,14 @@ def _compare(case: Case, *, is_shared: bool, options: argparse.Namespace) -> boo
     print(
         f"{what}, {accuracies[0]:4.0%} right: {told}, "
         f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
-        f"log-likelihoods within {gap:.1e}, answers and accuracy equal",
+        f"log-likelihoods within {gap:.1e} (its own float32: {own_gap:.1e}), answers and accuracy equal",
         flush=True,
     )
     return True
+
+
+def _gap(left: Sequence[Said], right: Sequence[Said]) -> float:
+    return max(abs(one.loglikelihood - other.loglikelihood) for one, other in zip(left, right, strict=True))
 
 
 def _seconds(runs: dict[str, Callable[[], Sequence[Said]]], *, num: int) -> dict[str, list[float]]:

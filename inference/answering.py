@@ -27,7 +27,7 @@ from inference.prompts import EncodedRow
 from inference.reading import Reader, common_prefix
 from inference.running_rows import ROOM_COLUMNS, Newcomers, RunningRows
 from inference.sampling import choose_tokens, is_drawn, row_generator, tempered_logprobs
-from inference.scoring import Score, score_of, too_long
+from inference.scoring import Score, score_of, token_losses, too_long
 from registry.records import GenerationSettings
 
 Prompt = Sequence[int]
@@ -209,7 +209,7 @@ class _Pass:
         self, batch: Sequence[_Row], *, logits: torch.Tensor, likeliest: torch.Tensor, sizes: Sequence[int]
     ) -> None:
         expected = self._expected(batch)
-        losses = torch.nn.functional.cross_entropy(logits, expected, reduction="none")
+        losses = token_losses(logits, expected=expected)
         found = zip(
             batch,
             torch.stack([part.mean() for part in losses.split(list(sizes))]).tolist(),

@@ -106,12 +106,21 @@ def _states(loaded: LoadedModel, rows: Sequence[EncodedRow]) -> list[torch.Tenso
 def _answer_losses(logits: torch.Tensor, rows: Sequence[EncodedRow]) -> list[tuple[float, bool]]:
     """Mean loss of each row, and whether all its tokens were the likeliest; `logits` (tokens, vocabulary)."""
     expected = torch.tensor([token for row in rows for token in row.answer], device=logits.device)
-    losses = torch.nn.functional.cross_entropy(logits, expected, reduction="none")
+    losses = token_losses(logits, expected=expected)
     is_likeliest = logits.argmax(dim=-1) == expected
     sizes = [len(row.answer) for row in rows]
     means = torch.stack([part.mean() for part in torch.split(losses, sizes)]).tolist()
     greedy = torch.stack([part.all() for part in torch.split(is_likeliest, sizes)]).tolist()
     return list(zip(means, greedy, strict=True))
+
+
+def token_losses(logits: torch.Tensor, *, expected: torch.Tensor) -> torch.Tensor:
+    """Minus the log-probability of each expected token (tokens,), in nats; `logits` (tokens, vocabulary).
+
+    Not `cross_entropy`: on a CPU it adds up a vocabulary of 151 936 one after another, and float32 loses up
+    to 5e-4 nats a token in that; `logsumexp` loses 2e-6, in the same time.
+    """
+    return logits.logsumexp(dim=-1) - logits.gather(1, expected[:, None])[:, 0]
 
 
 def score_of(loss: float, *, num_tokens: int, is_greedy: bool) -> Score:

@@ -10,7 +10,7 @@ import torch
 from inference.batches import BatchLimits
 from inference.model import LoadedModel
 from inference.prompts import EncodedRow
-from inference.scoring import score
+from inference.scoring import score, token_losses
 
 
 def some_rows(num_rows: int, *, seed: int = 0) -> list[EncodedRow]:
@@ -121,3 +121,13 @@ def test_a_row_beyond_the_models_positions_is_unknown_and_spares_its_neighbours(
 
 def test_no_rows_give_no_scores(tiny: LoadedModel) -> None:
     assert score(tiny, []) == []
+
+
+def test_a_large_vocabulary_is_added_up_as_exactly_as_float32_can() -> None:
+    """`cross_entropy` loses up to 5e-4 nats a token here."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.zeros(64, 151_936)
+    logits[:, :103] = 5 * torch.randn(64, 103, generator=draw)
+    expected = torch.randint(0, 103, (64,), generator=draw)
+    exact = torch.nn.functional.cross_entropy(logits.double(), expected, reduction="none")
+    assert (token_losses(logits, expected=expected) - exact).abs().max() < 1e-5
