@@ -38,6 +38,13 @@ def postpone(
         tx.update(ask, num_asked=max(1, ask.num_asked) - 1, asked_at=asked_at)
 
 
+def renew(tx: Transaction, *, kind: str, subject_id: str) -> None:
+    """Note that someone is at it at this moment: it is neither lost nor asked once more."""
+    ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
+    if ask is not None and not ask.is_settled:
+        tx.update(ask, asked_at=tx.now)
+
+
 def settle(tx: Transaction, *, kind: str, subject_id: str) -> None:
     """Note that the answer is recorded."""
     ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))

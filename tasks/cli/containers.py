@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +18,12 @@ from workers.app import app
 from workers.doctor import examine, version_of
 from workers.doctor_peers import peer_findings
 from workers.errors import StackError
+from workers.peers import add_peer
 from workers.provision import AUTHORIZED_KEYS, IMAGE_UID, HostPlan, next_command, provision
 from workers.stack.single import check_part, run_part
 
+Name = Annotated[str | None, typer.Option(help="Of this host among several; its host name by default.")]
+Add = Annotated[bool, typer.Option("--add", help="One more --peer for a training host that is prepared.")]
 Tls = Annotated[bool, typer.Option("--tls", help="Redis speaks TLS; makes its certificate.")]
 RedisCa = Annotated[
     Path | None, typer.Option(help="The training host's secrets/redis_ca.crt: its Redis speaks TLS.")
@@ -29,6 +31,11 @@ RedisCa = Annotated[
 Signed = Annotated[bool, typer.Option("--signed", help="Sign messages; makes the key.")]
 SigningKeys = Annotated[Path | None, typer.Option(help="The training host's secrets/signing, copied here.")]
 PeerHostKey = Annotated[Path | None, typer.Option(help="Its /etc/ssh/ssh_host_ed25519_key.pub, copied here.")]
+
+OPTIONS = {"roles": "--role", "redis_address": "--redis", "redis_password": "--redis-password-file"}
+SECRETS = ("redis_password", "redis_authority", "server_key")
+NAMES = ("name", "peer", "redis_address")
+NAME_REMEDY = "A host's name is letters, digits and . _ - and begins and ends with a letter or digit."
 
 part_commands = typer.Typer(help="One part alone, as a container runs it.", no_args_is_help=True)
 
@@ -42,6 +49,7 @@ def register(cli: typer.Typer) -> None:
 
 def init_host(
     role: Annotated[list[str], typer.Option("--role", help="train, intel; both on one machine.")],
+    name: Name = None,
     directory: Annotated[Path, typer.Option(help="Where docker-compose.yml lies.")] = Path(),
     home: Annotated[Path, typer.Option(help="Runtime data.")] = Path("var"),
     redis: Annotated[str, typer.Option(help="The address at which Redis is reached.")] = "127.0.0.1",
@@ -56,12 +64,13 @@ def init_host(
     peer_host_key: PeerHostKey = None,
     peer_keys: Annotated[Path | None, typer.Option(help="Where its deploy_*_key.pub lie.")] = None,
     torch: Annotated[str, typer.Option(help="The build of PyTorch: cpu or cuda.")] = "cpu",
+    add: Add = False,
     force: Annotated[bool, typer.Option("--force", help="Write over what exists.")] = False,
 ) -> None:
     """Write what this host needs before its first start, and say the one next command."""
-    _refuse_strangers(role, redis_password_file=redis_password_file)
     plan = _plan(
         roles=tuple(dict.fromkeys(role)),
+        name=name,
         directory=directory.resolve(),
         home=home.expanduser().resolve(),
         redis_address=redis,
@@ -74,12 +83,10 @@ def init_host(
         peer=peer,
         peer_port=peer_port,
         server_key=_text(peer_host_key),
-        data_public_key=_text(peer_keys and peer_keys / "deploy_data_key.pub"),
-        command_public_key=_text(peer_keys and peer_keys / "deploy_command_key.pub"),
-        python=Path(sys.executable),
+        **_public_keys(peer_keys),
         torch=torch,
     )
-    _prepare(plan, lets_in=peer_keys is not None, force=force)
+    _prepare(plan, adds=add, force=force)
 
 
 @part_commands.command("run")
@@ -113,21 +120,23 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     raise typer.Exit(1 if any(finding.state == "failed" for finding in findings) else 0)
 
 
-def _refuse_strangers(roles: Sequence[str], *, redis_password_file: Path | None) -> None:
-    if "train" not in roles and redis_password_file is None:
+def _prepare(plan: HostPlan, *, adds: bool, force: bool) -> None:
+    if not adds:
+        _refuse_strangers(plan)
+    for path in add_peer(plan) if adds else provision(plan, force=force):
+        _say(f"wrote {path}")
+    if plan.data_public_key:
+        keys = plan.home / "secrets" / AUTHORIZED_KEYS
+        _say(f"Let the training host in: cat {keys} >> ~/.ssh/authorized_keys")
+    _say(f"Next: {next_command(plan)}")
+
+
+def _refuse_strangers(plan: HostPlan) -> None:
+    if "train" not in plan.roles and plan.redis_password is None:
         raise StackError(
             "An intelligence host needs the training host's Redis password.",
             remedy="Copy its TANDEM_HOME/secrets/redis_password here, then --redis-password-file FILE.",
         )
-
-
-def _prepare(plan: HostPlan, *, lets_in: bool, force: bool) -> None:
-    for path in provision(plan, force=force):
-        _say(f"wrote {path}")
-    if lets_in:
-        keys = plan.home / "secrets" / AUTHORIZED_KEYS
-        _say(f"Let the training host in: cat {keys} >> ~/.ssh/authorized_keys")
-    _say(f"Next: {next_command(plan)}")
 
 
 def _say(line: str) -> None:
@@ -137,10 +146,21 @@ def _say(line: str) -> None:
 def _plan(**fields: object) -> HostPlan:
     owner = {"uid": os.getuid() or IMAGE_UID, "gid": os.getgid() or IMAGE_UID}
     try:
-        return HostPlan.model_validate({**fields, **owner})
+        return HostPlan.model_validate({**fields, **owner, "python": Path(sys.executable)})
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        raise StackError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}.") from None
+        problem = error.errors(include_url=False)[0]
+        field = str(problem["loc"][0])
+        value = "" if field in SECRETS else f" {problem['input']!r}"
+        option = OPTIONS.get(field, "--" + field.replace("_", "-"))
+        remedy = NAME_REMEDY if field in NAMES else ""
+        raise StackError(f"{option}{value} cannot be used: {problem['msg']}.", remedy=remedy) from None
+
+
+def _public_keys(directory: Path | None) -> dict[str, str | None]:
+    if directory is None:
+        return {}
+    names = {"data_public_key": "deploy_data_key.pub", "command_public_key": "deploy_command_key.pub"}
+    return {field: _text(directory / name) for field, name in names.items()}
 
 
 def _text(path: Path | None) -> str | None:
