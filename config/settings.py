@@ -129,6 +129,10 @@ class EvaluationSettings(Section):
     # An evaluation of 0.6B on 1 000 rows takes minutes; a lost message should not cost an hour.
     retry_after_seconds: float = Field(default=900.0, gt=0)
     max_asks: int = Field(default=3, ge=1, description="then the checkpoint's verdict is unknown")
+    # More would wait in a queue until they count as lost, and be asked again there.
+    asked_at_once: int = Field(
+        default=2, ge=1, description="of each host: one is worked on, one comes meanwhile"
+    )
 
 
 class RankingSettings(Section):

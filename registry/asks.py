@@ -64,6 +64,12 @@ def num_asked(tx: Transaction, *, kind: str, subject_id: str) -> int:
     return 0 if ask is None else ask.num_asked
 
 
+def num_under_way(tx: Transaction, *, kind: str, within_seconds: float) -> int:
+    """How many were asked, or renewed, so lately, and are not answered. One that was postponed is older."""
+    since = tx.now - timedelta(seconds=within_seconds)
+    return sum(ask.asked_at > since for ask in tx.find(Ask, kind=kind, is_settled=False))
+
+
 def ask_id(kind: str, *, subject_id: str) -> str:
     """Key of a question."""
     return f"{kind}:{subject_id}"

@@ -102,19 +102,29 @@ def generation_settings(settings: Settings) -> GenerationSettings:
 
 
 def _evaluations(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[Message]:
-    for checkpoint in tx.find(Checkpoint, state=JUDGED_STATES):
+    retry, room = settings.evaluation.retry_after_seconds, _room_for_evaluations(tx, settings=settings)
+    for checkpoint in tx.find(Checkpoint, state=JUDGED_STATES, order_by="created_at"):
         evaluation = _evaluation_row(tx, checkpoint=checkpoint, suite=suite, settings=settings)
         if evaluation.state is not EvaluationState.REQUESTED:
             continue
-        retry = settings.evaluation.retry_after_seconds
         if not asks.is_due(tx, kind="evaluation", subject_id=evaluation.id, retry_after_seconds=retry):
             continue
         if asks.num_asked(tx, kind="evaluation", subject_id=evaluation.id) >= settings.evaluation.max_asks:
             problem = f"asked {settings.evaluation.max_asks} times, never answered"
             judgements.fail_evaluation(tx, evaluation, problem=problem, host="", actor=ACTOR)
             continue
-        asks.put(tx, kind="evaluation", subject_id=evaluation.id)
-        yield _evaluation_message(_evaluation_request(evaluation, checkpoint, suite, settings), settings)
+        if room > 0:
+            room -= 1
+            asks.put(tx, kind="evaluation", subject_id=evaluation.id)
+            yield _evaluation_message(_evaluation_request(evaluation, checkpoint, suite, settings), settings)
+
+
+def _room_for_evaluations(tx: Transaction, *, settings: Settings) -> int:
+    """How many more the hosts can take. The rest wait in the registry, where they cannot grow old."""
+    lately = settings.evaluation.retry_after_seconds - settings.guard.defer_seconds
+    num_hosts = max(1, len(settings.deploy.all_hosts))
+    under_way = asks.num_under_way(tx, kind="evaluation", within_seconds=lately)
+    return settings.evaluation.asked_at_once * num_hosts - under_way
 
 
 def _evaluation_message(request: EvaluationRequest, settings: Settings) -> Message:

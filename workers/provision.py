@@ -230,7 +230,8 @@ def _refuse_overwriting(paths: list[Path], *, force: bool) -> None:
     if existing and not force:
         raise StackError(
             f"{existing[0]} exists already; nothing was written.",
-            remedy="--force writes it anew: the keys change; Redis keeps its password if none is given.",
+            remedy="--force writes it anew: the keys change; Redis keeps its password if none is given. "
+            "--add makes one more --peer known and changes nothing else.",
         )
 
 

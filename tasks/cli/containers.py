@@ -22,7 +22,9 @@ from workers.peers import add_peer
 from workers.provision import AUTHORIZED_KEYS, IMAGE_UID, HostPlan, next_command, provision
 from workers.stack.single import check_part, run_part
 
-Name = Annotated[str | None, typer.Option(help="Of this host among several; its host name by default.")]
+Name = Annotated[
+    str | None, typer.Option(help="Of this host, as ssh finds it too; its host name by default.")
+]
 Add = Annotated[bool, typer.Option("--add", help="One more --peer for a training host that is prepared.")]
 Tls = Annotated[bool, typer.Option("--tls", help="Redis speaks TLS; makes its certificate.")]
 RedisCa = Annotated[
@@ -30,12 +32,19 @@ RedisCa = Annotated[
 ]
 Signed = Annotated[bool, typer.Option("--signed", help="Sign messages; makes the key.")]
 SigningKeys = Annotated[Path | None, typer.Option(help="The training host's secrets/signing, copied here.")]
+Redis = Annotated[
+    str | None, typer.Option(help="The training host's address; 127.0.0.1 where all is on one machine.")
+]
+PeerKeys = Annotated[
+    Path | None, typer.Option(help="Where the training host's deploy_*_key.pub lie: it is let in.")
+]
 PeerHostKey = Annotated[Path | None, typer.Option(help="Its /etc/ssh/ssh_host_ed25519_key.pub, copied here.")]
 
 OPTIONS = {"roles": "--role", "redis_address": "--redis", "redis_password": "--redis-password-file"}
 SECRETS = ("redis_password", "redis_authority", "server_key")
 NAMES = ("name", "peer", "redis_address")
-NAME_REMEDY = "A host's name is letters, digits and . _ - and begins and ends with a letter or digit."
+NAME_RULE = "Letters, digits and . _ - only, at most 64, the first and the last a letter or digit."
+LOOPBACK = "127.0.0.1"
 
 part_commands = typer.Typer(help="One part alone, as a container runs it.", no_args_is_help=True)
 
@@ -52,17 +61,19 @@ def init_host(
     name: Name = None,
     directory: Annotated[Path, typer.Option(help="Where docker-compose.yml lies.")] = Path(),
     home: Annotated[Path, typer.Option(help="Runtime data.")] = Path("var"),
-    redis: Annotated[str, typer.Option(help="The address at which Redis is reached.")] = "127.0.0.1",
+    redis: Redis = None,
     redis_port: Annotated[int, typer.Option(help="Its port.")] = 6390,
     redis_password_file: Annotated[Path | None, typer.Option(help="Of the training host.")] = None,
     tls: Tls = False,
     redis_ca: RedisCa = None,
     signed: Signed = False,
     signing_keys: SigningKeys = None,
-    peer: Annotated[str | None, typer.Option(help="The intelligence host's name; makes keys.")] = None,
+    peer: Annotated[
+        str | None, typer.Option(help="An intelligence host's name, by which ssh finds it; makes keys.")
+    ] = None,
     peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
     peer_host_key: PeerHostKey = None,
-    peer_keys: Annotated[Path | None, typer.Option(help="Where its deploy_*_key.pub lie.")] = None,
+    peer_keys: PeerKeys = None,
     torch: Annotated[str, typer.Option(help="The build of PyTorch: cpu or cuda.")] = "cpu",
     add: Add = False,
     force: Annotated[bool, typer.Option("--force", help="Write over what exists.")] = False,
@@ -73,7 +84,7 @@ def init_host(
         name=name,
         directory=directory.resolve(),
         home=home.expanduser().resolve(),
-        redis_address=redis,
+        redis_address=redis or LOOPBACK,
         redis_port=redis_port,
         redis_password=_text(redis_password_file),
         has_tls=tls,
@@ -86,7 +97,7 @@ def init_host(
         **_public_keys(peer_keys),
         torch=torch,
     )
-    _prepare(plan, adds=add, force=force)
+    _prepare(plan, adds=add, force=force, is_alone=redis is None)
 
 
 @part_commands.command("run")
@@ -120,18 +131,26 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     raise typer.Exit(1 if any(finding.state == "failed" for finding in findings) else 0)
 
 
-def _prepare(plan: HostPlan, *, adds: bool, force: bool) -> None:
+def _prepare(plan: HostPlan, *, adds: bool, force: bool, is_alone: bool) -> None:
     if not adds:
-        _refuse_strangers(plan)
+        _refuse_strangers(plan, is_alone=is_alone)
     for path in add_peer(plan) if adds else provision(plan, force=force):
         _say(f"wrote {path}")
     if plan.data_public_key:
         keys = plan.home / "secrets" / AUTHORIZED_KEYS
         _say(f"Let the training host in: cat {keys} >> ~/.ssh/authorized_keys")
+    elif plan.roles == ("intel",):
+        _say("The training host is not let in yet: --peer-keys, with --force, does that.")
     _say(f"Next: {next_command(plan)}")
 
 
-def _refuse_strangers(plan: HostPlan) -> None:
+def _refuse_strangers(plan: HostPlan, *, is_alone: bool) -> None:
+    """Hosts that could never find each other, or not enter."""
+    if is_alone and (plan.peer or "train" not in plan.roles):
+        raise StackError(
+            "The hosts meet at the training host's Redis, and no address of it is given.",
+            remedy="--redis ADDRESS, the same on all of them; 127.0.0.1 only where a tunnel leads there.",
+        )
     if "train" not in plan.roles and plan.redis_password is None:
         raise StackError(
             "An intelligence host needs the training host's Redis password.",
@@ -152,8 +171,8 @@ def _plan(**fields: object) -> HostPlan:
         field = str(problem["loc"][0])
         value = "" if field in SECRETS else f" {problem['input']!r}"
         option = OPTIONS.get(field, "--" + field.replace("_", "-"))
-        remedy = NAME_REMEDY if field in NAMES else ""
-        raise StackError(f"{option}{value} cannot be used: {problem['msg']}.", remedy=remedy) from None
+        why = NAME_RULE if field in NAMES else f"{problem['msg']}."
+        raise StackError(f"{option}{value} cannot be used.", remedy=why) from None
 
 
 def _public_keys(directory: Path | None) -> dict[str, str | None]:
