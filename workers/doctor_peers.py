@@ -79,7 +79,7 @@ def _name(host: str, answer: HelloAnswer) -> Finding:
         check=f"{host} name",
         state="warning",
         found=f"it calls itself {answer.host}: what it is to evaluate goes to all hosts",
-        remedy=f"Set TANDEM_NAME={host} there: `tandem init-host --name`.",
+        remedy=f"There: `tandem init-host --name {host} --force`, with its other options as before.",
     )
 
 
