@@ -35,6 +35,9 @@ SigningKeys = Annotated[Path | None, typer.Option(help="The training host's secr
 Redis = Annotated[
     str | None, typer.Option(help="The training host's address; 127.0.0.1 where all is on one machine.")
 ]
+Peer = Annotated[
+    str | None, typer.Option(help="An intelligence host's name, by which ssh finds it; makes keys.")
+]
 PeerKeys = Annotated[
     Path | None, typer.Option(help="Where the training host's deploy_*_key.pub lie: it is let in.")
 ]
@@ -68,9 +71,7 @@ def init_host(
     redis_ca: RedisCa = None,
     signed: Signed = False,
     signing_keys: SigningKeys = None,
-    peer: Annotated[
-        str | None, typer.Option(help="An intelligence host's name, by which ssh finds it; makes keys.")
-    ] = None,
+    peer: Peer = None,
     peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
     peer_host_key: PeerHostKey = None,
     peer_keys: PeerKeys = None,
