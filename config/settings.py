@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from pydantic_settings import (
 
 from config.errors import SettingsError
 from config.home import Home
-from deploy.config import RemoteSettings
+from deploy.config import HostName, RemoteSettings
 from inference.server.config import VllmConfig
 from intelligence.contamination import ContaminationLimits
 from intelligence.scores import RankingWeights
@@ -128,6 +129,10 @@ class EvaluationSettings(Section):
     # An evaluation of 0.6B on 1 000 rows takes minutes; a lost message should not cost an hour.
     retry_after_seconds: float = Field(default=900.0, gt=0)
     max_asks: int = Field(default=3, ge=1, description="then the checkpoint's verdict is unknown")
+    # More would wait in a queue until they count as lost, and be asked again there.
+    asked_at_once: int = Field(
+        default=2, ge=1, description="of each host: one is worked on, one comes meanwhile"
+    )
 
 
 class RankingSettings(Section):
@@ -202,7 +207,7 @@ class ProjectionSettings(Section):
 
 
 class Settings(BaseSettings):
-    """All of it. `home` and `registry_url` stand alone; the rest is in sections."""
+    """All of it. `home`, `name` and `registry_url` stand alone; the rest is in sections."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -215,6 +220,9 @@ class Settings(BaseSettings):
     )
 
     home: Path = Path("var")
+    name: HostName | None = Field(
+        default=None, description="of this host, as the others know it; its own host name if unset"
+    )
     registry_url: SecretStr | None = Field(
         default=None, description="SQLAlchemy URL; SQLite in home if unset"
     )
@@ -250,6 +258,11 @@ class Settings(BaseSettings):
         del file_secret_settings
         toml = TomlConfigSettingsSource(settings_cls, toml_file=CONFIG_FILE)
         return (init_settings, env_settings, dotenv_settings, toml)
+
+    @property
+    def host_name(self) -> str:
+        """By which this host's workers, its gate and its answers are told from others'."""
+        return self.name or socket.gethostname()
 
     @property
     def paths(self) -> Home:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,7 @@ class GateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    host: str = Field(default_factory=socket.gethostname, description="its name, in what the gate says")
     releases_dir: Path
     incoming_dir: Path = Field(description="where the data key may write; on the same file system")
     cache_dir: Path = Field(description="candidates and suites by content hash")

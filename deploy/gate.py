@@ -6,7 +6,6 @@ answered on standard output by beats while it is at work, and a reply.
 
 from __future__ import annotations
 
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -51,7 +50,7 @@ def make_gatekeeper(config: GateConfig) -> Gatekeeper:
         timeout_seconds=config.timeout_seconds,
     )
     return Gatekeeper(
-        config, door=door, host=socket.gethostname(), version=code_version(), clock=lambda: datetime.now(UTC)
+        config, door=door, host=config.host, version=code_version(), clock=lambda: datetime.now(UTC)
     )
 
 

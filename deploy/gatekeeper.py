@@ -146,6 +146,7 @@ class Gatekeeper:
         config.releases_dir.mkdir(parents=True, exist_ok=True)
         releases = [path for path in config.releases_dir.iterdir() if path.is_dir() and not path.is_symlink()]
         return HelloAnswer(
+            host=self._host,
             version=self._version,
             time=self._clock(),
             has_rsync=has_rsync() and shutil.which("rrsync") is not None,

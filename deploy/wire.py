@@ -165,6 +165,7 @@ class Reply(Record):
 class HelloAnswer(Record):
     """What `tandem doctor` and a transfer want to know of a host."""
 
+    host: str
     version: str
     time: AwareDatetime
     has_rsync: bool

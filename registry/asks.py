@@ -38,6 +38,13 @@ def postpone(
         tx.update(ask, num_asked=max(1, ask.num_asked) - 1, asked_at=asked_at)
 
 
+def renew(tx: Transaction, *, kind: str, subject_id: str) -> None:
+    """Note that someone is at it at this moment: it is neither lost nor asked once more."""
+    ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
+    if ask is not None and not ask.is_settled:
+        tx.update(ask, asked_at=tx.now)
+
+
 def settle(tx: Transaction, *, kind: str, subject_id: str) -> None:
     """Note that the answer is recorded."""
     ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
@@ -55,6 +62,12 @@ def num_asked(tx: Transaction, *, kind: str, subject_id: str) -> int:
     """How often it was asked so far."""
     ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
     return 0 if ask is None else ask.num_asked
+
+
+def num_under_way(tx: Transaction, *, kind: str, within_seconds: float) -> int:
+    """How many were asked, or renewed, so lately, and are not answered. One that was postponed is older."""
+    since = tx.now - timedelta(seconds=within_seconds)
+    return sum(ask.asked_at > since for ask in tx.find(Ask, kind=kind, is_settled=False))
 
 
 def ask_id(kind: str, *, subject_id: str) -> str:

@@ -148,6 +148,13 @@ class EvaluationDeferral(Record):
     host: str
 
 
+class EvaluationNeed(Record):
+    """`evaluation.fetch`: this host took an evaluation, lacks what it is of, and waits for that."""
+
+    evaluation_id: str
+    host: str
+
+
 class Evidence(Record):
     """One side of a comparison."""
 

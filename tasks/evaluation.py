@@ -5,16 +5,16 @@ from __future__ import annotations
 from intelligence import scorers
 from intelligence.summary import summarise
 from registry import asks, judgements
-from registry.messages import EvaluationAnswer, EvaluationDeferral, EvaluationRequest
+from registry.messages import EvaluationAnswer, EvaluationDeferral, EvaluationNeed, EvaluationRequest
 from tasks.door import door
 from workers import admission, candidates, evidence, projections
 from workers.context import Context, Message
-from workers.pipeline import owed
+from workers.pipeline import owed, wanted
 
 
 @door("evaluation.send")
 def send(request: EvaluationRequest, context: Context) -> None:
-    """Bring model and suite to the hosts that evaluate, once; then ask for it by content."""
+    """Bring model and suite to the host that evaluates, once; then ask for it by content."""
     with context.holding(candidates.RESOURCE) as lease:
         problem = "another candidate is being sent"
         if lease is not None:
@@ -24,11 +24,33 @@ def send(request: EvaluationRequest, context: Context) -> None:
     return context.ring([Message("evaluation.run", candidates.by_content(request))])
 
 
+@door("evaluation.fetch")
+def fetch(need: EvaluationNeed, context: Context) -> None:
+    """Bring model and suite to the one host that took the evaluation and waits for them."""
+    with context.registry.transaction() as tx:
+        request = wanted(tx, evaluation_id=need.evaluation_id, settings=context.settings)
+        asks.renew(tx, kind="evaluation", subject_id=need.evaluation_id)
+    if request is None:
+        return
+    with context.holding(candidates.RESOURCE) as lease:
+        if lease is None:  # another candidate is being sent; the host asks again
+            return
+        problem = candidates.send(request, settings=context.settings, host=need.host)
+    if problem:
+        deferral = EvaluationDeferral(evaluation_id=need.evaluation_id, reason=problem, host=need.host)
+        with context.registry.transaction() as tx:
+            judgements.note_deferral(tx, deferral=deferral)
+
+
 @door("evaluation.run")
 def run(request: EvaluationRequest, context: Context) -> None:
     """Score and generate the whole suite with one checkpoint; send the answer home."""
     from inference.evaluate import evaluate  # loads torch: only the worker that evaluates pays
 
+    # It does not expire: hosts may disagree about the time.
+    need = EvaluationNeed(evaluation_id=request.evaluation_id, host=context.host)
+    ask = Message("evaluation.fetch", need)
+    candidates.await_arrival(request, settings=context.settings, ask=lambda: context.ring([ask]))
     with (
         candidates.at_hand(request, settings=context.settings) as (found, absence),
         admission.to_evaluate(context, found) as busy,

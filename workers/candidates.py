@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +18,9 @@ from registry.messages import EvaluationRequest
 from workers.remotes import RemoteHost, open_remote
 
 RESOURCE = "candidates"
+ASK_SECONDS = 5.0
+POLL_SECONDS = 0.2
+PATIENCE_SECONDS = 60.0  # without a byte; meanwhile another host may be sent to
 
 
 class OpenHost(Protocol):
@@ -24,14 +30,22 @@ class OpenHost(Protocol):
         """Everything that can be asked of that host."""
 
 
-def send(request: EvaluationRequest, *, settings: Settings, open_host: OpenHost = open_remote) -> str:
-    """Bring model and suite to every host that evaluates; why none has them now, else empty.
+def send(
+    request: EvaluationRequest,
+    *,
+    settings: Settings,
+    host: str | None = None,
+    open_host: OpenHost = open_remote,
+) -> str:
+    """Bring model and suite to the named host; why they are not there now, else empty.
 
-    One host that has them suffices: another that takes the message says that it lacks them, and it is
-    asked again.
+    A host that the settings do not know by its name is one of those that they know by another, such as an
+    address: they are brought to all of them, and one that has them suffices.
     """
+    known = settings.deploy.all_hosts
     problems = [
-        _send_to(host, request, settings=settings, open_host=open_host) for host in settings.deploy.all_hosts
+        _send_to(name, request, settings=settings, open_host=open_host)
+        for name in ([host] if host in known else known)
     ]
     return "" if "" in problems else "; ".join(problems)
 
@@ -42,6 +56,30 @@ def by_content(request: EvaluationRequest) -> EvaluationRequest:
         model=request.model.changed(path=""),
         suite=request.suite.changed(path=""),
     )
+
+
+def await_arrival(
+    request: EvaluationRequest,
+    *,
+    settings: Settings,
+    ask: Callable[[], None],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Ask for what this host lacks, again and again, until it is here or nothing arrived for too long.
+
+    A host waits for one candidate at a time and takes no other meanwhile: so hosts share the work by how fast
+    they are, and each candidate goes to one.
+    """
+    cache = Cache(settings.paths.cache, max_bytes=settings.deploy.cache_bytes)
+    num_bytes, moved_at, asked_at = -1, clock(), -math.inf
+    while not _is_here(request, cache=cache) and clock() - moved_at < PATIENCE_SECONDS:
+        if (found := _arriving_bytes(settings.paths.incoming)) != num_bytes:
+            num_bytes, moved_at = found, clock()
+        if clock() - asked_at >= ASK_SECONDS:
+            asked_at = clock()
+            ask()
+        sleep(POLL_SECONDS)
 
 
 @contextmanager
@@ -64,6 +102,22 @@ def at_hand(request: EvaluationRequest, *, settings: Settings) -> Iterator[tuple
             suite=request.suite.changed(path=str(suite / SUITE_NAME)),
         )
         yield found, ""
+
+
+def _is_here(request: EvaluationRequest, *, cache: Cache) -> bool:
+    if request.model.path:
+        return True
+    return all(cache.path(what.sha256).is_dir() for what in (request.model, request.suite))
+
+
+def _arriving_bytes(incoming: Path) -> int:
+    """Of what comes; files vanish from there at any moment."""
+    total = 0
+    for directory, _, names in os.walk(incoming):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(directory) / name).stat().st_size
+    return total
 
 
 def _send_to(host: str, request: EvaluationRequest, *, settings: Settings, open_host: OpenHost) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -58,7 +57,7 @@ class Context:
     @property
     def host(self) -> str:
         """This machine, as its workers are named."""
-        return socket.gethostname()
+        return self.settings.host_name
 
     @property
     def actor(self) -> str:

@@ -65,7 +65,7 @@ def examine(
         *(program_finding(name, which=which) for name in ("rsync", "ssh")),
         link_finding(settings.redis_url),
         signing_finding(settings),
-        *redis_findings(client, clock=clock),
+        *redis_findings(client, host=settings.host_name, clock=clock),
         registry_finding(settings),
         gpu_finding(),
         port_finding("inference server", port=settings.server.port),
@@ -134,14 +134,14 @@ def program_finding(name: str, *, which: Callable[[str], str | None]) -> Finding
     return Finding(check=name, state="ok", found=path)
 
 
-def redis_findings(client: Any, *, clock: Callable[[], float]) -> Iterator[Finding]:
+def redis_findings(client: Any, *, host: str, clock: Callable[[], float]) -> Iterator[Finding]:
     """Does Redis answer, keep what it takes, know this host by name, agree on time and version?"""
     try:
         user = client.acl_whoami()
         memory, persistence = client.info("memory"), client.info("persistence")
         seconds, microseconds = client.time()
         skew_seconds = clock() - (seconds + microseconds / 1e6)
-        versions = _exchange_versions(client)
+        versions = _exchange_versions(client, host=host)
     except (RedisError, OSError) as error:
         yield Finding(
             check="redis",
@@ -258,8 +258,8 @@ def _existing(home: Home) -> Any:
     return path
 
 
-def _exchange_versions(client: Any) -> dict[str, str]:
-    client.hset(VERSIONS_KEY, socket.gethostname(), own_versions())
+def _exchange_versions(client: Any, *, host: str) -> dict[str, str]:
+    client.hset(VERSIONS_KEY, host, own_versions())
     return cast(dict[str, str], client.hgetall(VERSIONS_KEY))
 
 

@@ -48,6 +48,8 @@ def peer_findings(
                 yield Finding(check=f"{host} {what}", state="unknown", found="its gate could not be asked")
         else:
             yield from _answered(host, answer, version=version, now=clock())
+            if len(settings.deploy.all_hosts) > 1:
+                yield _name(host, answer)
         yield _data_key(host, settings=settings, admit=admit)
 
 
@@ -67,6 +69,18 @@ def _answered(host: str, answer: HelloAnswer, *, version: str, now: float) -> It
     else:
         remedy = "Bring both hosts to the newest."
         yield Finding(check=f"{host} version", state="failed", found=found, remedy=remedy)
+
+
+def _name(host: str, answer: HelloAnswer) -> Finding:
+    """Of several hosts, the one that asks for a candidate is found by the name that it asks under."""
+    if answer.host == host:
+        return Finding(check=f"{host} name", state="ok", found="it goes by the same name")
+    return Finding(
+        check=f"{host} name",
+        state="warning",
+        found=f"it calls itself {answer.host}: what it is to evaluate goes to all hosts",
+        remedy=f"There: `tandem init-host --name {host} --force`, with its other options as before.",
+    )
 
 
 def _data_key(host: str, *, settings: Settings, admit: Admit | None) -> Finding:

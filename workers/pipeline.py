@@ -34,6 +34,7 @@ from registry.records import (
 from registry.states import CheckpointState, EvaluationState, Outcome, Priority
 from registry.store import Transaction
 from workers import calibrations, standings, traffic
+from workers.candidates import by_content
 from workers.context import Context, Message
 
 ACTOR = "control"
@@ -81,6 +82,15 @@ def bells(
     return missing
 
 
+def wanted(tx: Transaction, *, evaluation_id: str, settings: Settings) -> EvaluationRequest | None:
+    """An evaluation's request with this host's paths; None where it is not, or no longer, waited for."""
+    evaluation = tx.seek(Evaluation, evaluation_id)
+    if evaluation is None or evaluation.state is not EvaluationState.REQUESTED:
+        return None
+    checkpoint, suite = tx.get(Checkpoint, evaluation.checkpoint_id), tx.get(Suite, evaluation.suite_id)
+    return _evaluation_request(evaluation, checkpoint, suite, settings)
+
+
 def bell(job_id: str, *, priority: Priority) -> Message:
     """The message that says: a job waits."""
     return Message("training.run", JobBell(job_id=job_id), queue=str(priority))
@@ -92,21 +102,37 @@ def generation_settings(settings: Settings) -> GenerationSettings:
 
 
 def _evaluations(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[Message]:
-    for checkpoint in tx.find(Checkpoint, state=JUDGED_STATES):
+    retry, room = settings.evaluation.retry_after_seconds, _room_for_evaluations(tx, settings=settings)
+    for checkpoint in tx.find(Checkpoint, state=JUDGED_STATES, order_by="created_at"):
         evaluation = _evaluation_row(tx, checkpoint=checkpoint, suite=suite, settings=settings)
         if evaluation.state is not EvaluationState.REQUESTED:
             continue
-        retry = settings.evaluation.retry_after_seconds
         if not asks.is_due(tx, kind="evaluation", subject_id=evaluation.id, retry_after_seconds=retry):
             continue
         if asks.num_asked(tx, kind="evaluation", subject_id=evaluation.id) >= settings.evaluation.max_asks:
             problem = f"asked {settings.evaluation.max_asks} times, never answered"
             judgements.fail_evaluation(tx, evaluation, problem=problem, host="", actor=ACTOR)
             continue
-        asks.put(tx, kind="evaluation", subject_id=evaluation.id)
-        # Where another host evaluates, what it needs is sent there first.
-        task = "evaluation.send" if settings.deploy.all_hosts else "evaluation.run"
-        yield Message(task, _evaluation_request(evaluation, checkpoint, suite, settings))
+        if room > 0:
+            room -= 1
+            asks.put(tx, kind="evaluation", subject_id=evaluation.id)
+            yield _evaluation_message(_evaluation_request(evaluation, checkpoint, suite, settings), settings)
+
+
+def _room_for_evaluations(tx: Transaction, *, settings: Settings) -> int:
+    """How many more the hosts can take. The rest wait in the registry, where they cannot grow old."""
+    lately = settings.evaluation.retry_after_seconds - settings.guard.defer_seconds
+    num_hosts = max(1, len(settings.deploy.all_hosts))
+    under_way = asks.num_under_way(tx, kind="evaluation", within_seconds=lately)
+    return settings.evaluation.asked_at_once * num_hosts - under_way
+
+
+def _evaluation_message(request: EvaluationRequest, settings: Settings) -> Message:
+    """Where one other host evaluates, what it needs is sent ahead; of several, the one that takes it asks."""
+    hosts = settings.deploy.all_hosts
+    if len(hosts) == 1:
+        return Message("evaluation.send", request)
+    return Message("evaluation.run", by_content(request) if hosts else request)
 
 
 def _evaluation_row(

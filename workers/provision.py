@@ -16,6 +16,7 @@ from pydantic import Field
 from config.home import SECRET_MODE, Home
 from config.settings import Settings
 from deploy.access import authorized_keys
+from deploy.config import HOST_PATTERN
 from registry.files import write_atomically
 from registry.records import Record
 from workers import signing
@@ -27,6 +28,7 @@ Role = Literal["train", "intel"]
 REDIS_USER = "tandem"
 IMAGE_UID = 10001  # of the image's own user: whose files they are where root prepares a host
 PUBLIC_MODE = 0o644
+MAX_NAME_CHARS = 64  # as Linux has it
 KEYS = ("deploy_data_key", "deploy_command_key")
 AUTHORIZED_KEYS = "authorized_keys"
 AUTHORITY_NAME = "redis_ca.crt"
@@ -35,9 +37,10 @@ TLS_MOUNT = "/data"  # run/redis of the home, inside Redis's container
 
 
 class HostPlan(Record):
-    """One host of the two, or both on one machine."""
+    """One host of several, or all on one machine. Unnamed, it goes by its own host name."""
 
     roles: tuple[Role, ...] = Field(min_length=1)
+    name: str | None = Field(default=None, pattern=HOST_PATTERN, max_length=MAX_NAME_CHARS)
     directory: Path
     home: Path
     redis_address: str = Field(pattern=r"^[A-Za-z0-9.:_-]+$")
@@ -52,7 +55,7 @@ class HostPlan(Record):
     data_public_key: str | None = None
     command_public_key: str | None = None
     python: Path = Field(description="that runs the gate: an installed tandem on the host itself")
-    peer: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
+    peer: str | None = Field(default=None, pattern=HOST_PATTERN, max_length=MAX_NAME_CHARS)
     peer_port: int = Field(default=22, ge=1, le=65535)
     uid: int = Field(ge=1, description="the parts run as this user, never as root")
     gid: int = Field(ge=1)
@@ -71,7 +74,7 @@ def provision(plan: HostPlan, *, force: bool = False) -> list[Path]:
     written = [_write(path, text=text, mode=mode) for path, text, mode in _secrets(plan, home=home)]
     written.append(_write(target, text=environment_text(plan), mode=SECRET_MODE))
     if plan.data_public_key:
-        written.append(write_gate_config(Settings(home=plan.home)))
+        written.append(write_gate_config(Settings(home=plan.home, name=plan.name)))
     _give_away(plan, home=home, also=target)
     return written
 
@@ -81,6 +84,7 @@ def environment_text(plan: HostPlan) -> str:
     lines = [
         "# Written by `tandem init-host`. It holds no password: those lie in TANDEM_HOME/secrets.",
         f"TANDEM_HOME={plan.home}",
+        *([f"TANDEM_NAME={plan.name}"] if plan.name else []),
         f"TANDEM_REDIS__URL={_scheme(plan)}://{REDIS_USER}@{plan.redis_address}:{plan.redis_port}/0",
         f"TANDEM_REDIS__PORT={plan.redis_port}",
         f"STACK_REDIS_ADDRESS={plan.redis_address}",
@@ -162,7 +166,7 @@ def _secrets(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str, int]]:
         home.secret(name)
     if "train" in plan.roles and plan.peer:
         for name in KEYS:
-            private, public = _key_pair(comment=name)
+            private, public = _key_pair(comment=f"{name}@{plan.name}" if plan.name else name)
             yield home.secrets / name, private, SECRET_MODE
             yield home.secrets / f"{name}.pub", public, PUBLIC_MODE
     if plan.server_key and plan.peer:
@@ -226,7 +230,8 @@ def _refuse_overwriting(paths: list[Path], *, force: bool) -> None:
     if existing and not force:
         raise StackError(
             f"{existing[0]} exists already; nothing was written.",
-            remedy="--force writes it anew: the keys change; Redis keeps its password if none is given.",
+            remedy="--force writes it anew: the keys change; Redis keeps its password if none is given. "
+            "--add makes one more --peer known and changes nothing else.",
         )
 
 

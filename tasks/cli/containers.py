@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,16 +18,36 @@ from workers.app import app
 from workers.doctor import examine, version_of
 from workers.doctor_peers import peer_findings
 from workers.errors import StackError
+from workers.peers import add_peer
 from workers.provision import AUTHORIZED_KEYS, IMAGE_UID, HostPlan, next_command, provision
 from workers.stack.single import check_part, run_part
 
+Name = Annotated[
+    str | None, typer.Option(help="Of this host, as ssh finds it too; its host name by default.")
+]
+Add = Annotated[bool, typer.Option("--add", help="One more --peer for a training host that is prepared.")]
 Tls = Annotated[bool, typer.Option("--tls", help="Redis speaks TLS; makes its certificate.")]
 RedisCa = Annotated[
     Path | None, typer.Option(help="The training host's secrets/redis_ca.crt: its Redis speaks TLS.")
 ]
 Signed = Annotated[bool, typer.Option("--signed", help="Sign messages; makes the key.")]
 SigningKeys = Annotated[Path | None, typer.Option(help="The training host's secrets/signing, copied here.")]
+Redis = Annotated[
+    str | None, typer.Option(help="The training host's address; 127.0.0.1 where all is on one machine.")
+]
+Peer = Annotated[
+    str | None, typer.Option(help="An intelligence host's name, by which ssh finds it; makes keys.")
+]
+PeerKeys = Annotated[
+    Path | None, typer.Option(help="Where the training host's deploy_*_key.pub lie: it is let in.")
+]
 PeerHostKey = Annotated[Path | None, typer.Option(help="Its /etc/ssh/ssh_host_ed25519_key.pub, copied here.")]
+
+OPTIONS = {"roles": "--role", "redis_address": "--redis", "redis_password": "--redis-password-file"}
+SECRETS = ("redis_password", "redis_authority", "server_key")
+NAMES = ("name", "peer", "redis_address")
+NAME_RULE = "Letters, digits and . _ - only, at most 64, the first and the last a letter or digit."
+LOOPBACK = "127.0.0.1"
 
 part_commands = typer.Typer(help="One part alone, as a container runs it.", no_args_is_help=True)
 
@@ -42,29 +61,31 @@ def register(cli: typer.Typer) -> None:
 
 def init_host(
     role: Annotated[list[str], typer.Option("--role", help="train, intel; both on one machine.")],
+    name: Name = None,
     directory: Annotated[Path, typer.Option(help="Where docker-compose.yml lies.")] = Path(),
     home: Annotated[Path, typer.Option(help="Runtime data.")] = Path("var"),
-    redis: Annotated[str, typer.Option(help="The address at which Redis is reached.")] = "127.0.0.1",
+    redis: Redis = None,
     redis_port: Annotated[int, typer.Option(help="Its port.")] = 6390,
     redis_password_file: Annotated[Path | None, typer.Option(help="Of the training host.")] = None,
     tls: Tls = False,
     redis_ca: RedisCa = None,
     signed: Signed = False,
     signing_keys: SigningKeys = None,
-    peer: Annotated[str | None, typer.Option(help="The intelligence host's name; makes keys.")] = None,
+    peer: Peer = None,
     peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
     peer_host_key: PeerHostKey = None,
-    peer_keys: Annotated[Path | None, typer.Option(help="Where its deploy_*_key.pub lie.")] = None,
+    peer_keys: PeerKeys = None,
     torch: Annotated[str, typer.Option(help="The build of PyTorch: cpu or cuda.")] = "cpu",
+    add: Add = False,
     force: Annotated[bool, typer.Option("--force", help="Write over what exists.")] = False,
 ) -> None:
     """Write what this host needs before its first start, and say the one next command."""
-    _refuse_strangers(role, redis_password_file=redis_password_file)
     plan = _plan(
         roles=tuple(dict.fromkeys(role)),
+        name=name,
         directory=directory.resolve(),
         home=home.expanduser().resolve(),
-        redis_address=redis,
+        redis_address=redis or LOOPBACK,
         redis_port=redis_port,
         redis_password=_text(redis_password_file),
         has_tls=tls,
@@ -74,12 +95,10 @@ def init_host(
         peer=peer,
         peer_port=peer_port,
         server_key=_text(peer_host_key),
-        data_public_key=_text(peer_keys and peer_keys / "deploy_data_key.pub"),
-        command_public_key=_text(peer_keys and peer_keys / "deploy_command_key.pub"),
-        python=Path(sys.executable),
+        **_public_keys(peer_keys),
         torch=torch,
     )
-    _prepare(plan, lets_in=peer_keys is not None, force=force)
+    _prepare(plan, adds=add, force=force, is_alone=redis is None)
 
 
 @part_commands.command("run")
@@ -113,21 +132,31 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     raise typer.Exit(1 if any(finding.state == "failed" for finding in findings) else 0)
 
 
-def _refuse_strangers(roles: Sequence[str], *, redis_password_file: Path | None) -> None:
-    if "train" not in roles and redis_password_file is None:
+def _prepare(plan: HostPlan, *, adds: bool, force: bool, is_alone: bool) -> None:
+    if not adds:
+        _refuse_strangers(plan, is_alone=is_alone)
+    for path in add_peer(plan) if adds else provision(plan, force=force):
+        _say(f"wrote {path}")
+    if plan.data_public_key:
+        keys = plan.home / "secrets" / AUTHORIZED_KEYS
+        _say(f"Let the training host in: cat {keys} >> ~/.ssh/authorized_keys")
+    elif plan.roles == ("intel",):
+        _say("The training host is not let in yet: --peer-keys, with --force, does that.")
+    _say(f"Next: {next_command(plan)}")
+
+
+def _refuse_strangers(plan: HostPlan, *, is_alone: bool) -> None:
+    """Hosts that could never find each other, or not enter."""
+    if is_alone and (plan.peer or "train" not in plan.roles):
+        raise StackError(
+            "The hosts meet at the training host's Redis, and no address of it is given.",
+            remedy="--redis ADDRESS, the same on all of them; 127.0.0.1 only where a tunnel leads there.",
+        )
+    if "train" not in plan.roles and plan.redis_password is None:
         raise StackError(
             "An intelligence host needs the training host's Redis password.",
             remedy="Copy its TANDEM_HOME/secrets/redis_password here, then --redis-password-file FILE.",
         )
-
-
-def _prepare(plan: HostPlan, *, lets_in: bool, force: bool) -> None:
-    for path in provision(plan, force=force):
-        _say(f"wrote {path}")
-    if lets_in:
-        keys = plan.home / "secrets" / AUTHORIZED_KEYS
-        _say(f"Let the training host in: cat {keys} >> ~/.ssh/authorized_keys")
-    _say(f"Next: {next_command(plan)}")
 
 
 def _say(line: str) -> None:
@@ -137,10 +166,21 @@ def _say(line: str) -> None:
 def _plan(**fields: object) -> HostPlan:
     owner = {"uid": os.getuid() or IMAGE_UID, "gid": os.getgid() or IMAGE_UID}
     try:
-        return HostPlan.model_validate({**fields, **owner})
+        return HostPlan.model_validate({**fields, **owner, "python": Path(sys.executable)})
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        raise StackError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}.") from None
+        problem = error.errors(include_url=False)[0]
+        field = str(problem["loc"][0])
+        value = "" if field in SECRETS else f" {problem['input']!r}"
+        option = OPTIONS.get(field, "--" + field.replace("_", "-"))
+        why = NAME_RULE if field in NAMES else f"{problem['msg']}."
+        raise StackError(f"{option}{value} cannot be used.", remedy=why) from None
+
+
+def _public_keys(directory: Path | None) -> dict[str, str | None]:
+    if directory is None:
+        return {}
+    names = {"data_public_key": "deploy_data_key.pub", "command_public_key": "deploy_command_key.pub"}
+    return {field: _text(directory / name) for field, name in names.items()}
 
 
 def _text(path: Path | None) -> str | None:

@@ -25,6 +25,7 @@ class FarHost:
         self.carrier = CopyingCarrier()
         self.lines: list[GateLine] = []
         self.config = GateConfig(
+            host="far",
             releases_dir=root / "releases",
             incoming_dir=root / "incoming",
             cache_dir=root / "cache",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import secrets
 import shutil
 import signal
+import string
 import struct
 import subprocess
 import sys
@@ -321,3 +323,12 @@ def make_key(path: Path) -> None:
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(path)], check=True, timeout=20
     )
+
+
+def write_rows(path: Path, *, num_rows: int, seed: int) -> Path:
+    """A dataset or suite whose answer is always yes."""
+    source = random.Random(seed)
+    words = ["".join(source.choices(string.ascii_lowercase, k=9)) for _ in range(num_rows)]
+    rows = [{"prompt": word, "completion": "yes"} for word in words]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -1,12 +1,14 @@
-"""Two network namespaces joined by a cable: what runs in one reaches the other through it alone."""
+"""Network namespaces joined by cables: what runs in one reaches another through its cable alone."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 _numbers = itertools.count(os.getpid() % 200)
 
@@ -51,8 +53,7 @@ class Network:
 
     def inside(self, name: str, *, hostname: str) -> list[str]:
         """What to put before a command so that it runs there, under a host name of its own."""
-        shell = f'hostname {hostname}; exec "$@"'
-        return ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", shell, hostname]
+        return inside(name, hostname=hostname)
 
     def pull(self) -> None:
         """The cable is out."""
@@ -79,6 +80,76 @@ class Network:
     def _rule(self, action: str, rest: Sequence[str]) -> None:
         command = ["iptables", action, "INPUT", "-i", "cable", *rest]
         system("ip", "netns", "exec", self.intel, *command)
+
+
+@dataclass
+class Star:
+    """A host in the middle and others around it, each on a cable of its own. All find each other by name."""
+
+    middle: str
+    leaves: tuple[str, ...]
+    address: str = "10.149.0.1"  # of the middle, the same for all
+
+    def namespace(self, host: str) -> str:
+        """Of that host."""
+        return f"tandem-{host}-{os.getpid()}"
+
+    def start(self) -> None:
+        """Make all of them, their cables and what stands in their /etc/hosts."""
+        names = {self.middle: self.address, **{leaf: self._far(leaf) for leaf in self.leaves}}
+        for host in names:
+            space = self.namespace(host)
+            system("ip", "netns", "add", space)
+            system("ip", "-n", space, "link", "set", "lo", "up")
+            hosts = self._etc(host) / "hosts"
+            hosts.parent.mkdir(parents=True)
+            hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{at} {one}\n" for one, at in names.items()))
+        system("ip", "-n", self.namespace(self.middle), "addr", "add", f"{self.address}/32", "dev", "lo")
+        for leaf in self.leaves:
+            self._lay_cable(leaf)
+
+    def stop(self) -> None:
+        """Remove all of them."""
+        for host in (self.middle, *self.leaves):
+            name = self.namespace(host)
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+            shutil.rmtree(self._etc(host), ignore_errors=True)
+
+    def drop(self, leaf: str) -> None:
+        """That host is gone without a word: what comes in and what goes out is lost."""
+        for chain, way in (("INPUT", "-i"), ("OUTPUT", "-o")):
+            rule = ("iptables", "-A", chain, way, "cable", "-j", "DROP")
+            system("ip", "netns", "exec", self.namespace(leaf), *rule)
+
+    def heal(self, leaf: str) -> None:
+        """It is back."""
+        system("ip", "netns", "exec", self.namespace(leaf), "iptables", "-F")
+
+    def _lay_cable(self, leaf: str) -> None:
+        space, middle, near = self.namespace(leaf), self.namespace(self.middle), self._near(leaf)
+        end = f"to-{leaf}"[:15]
+        peer = ("type", "veth", "peer", "name", "cable", "netns", space)
+        system("ip", "-n", middle, "link", "add", end, *peer)
+        for name, address, device in ((middle, near, end), (space, self._far(leaf), "cable")):
+            system("ip", "-n", name, "addr", "add", f"{address}/24", "dev", device)
+            system("ip", "-n", name, "link", "set", device, "up")
+        system("ip", "-n", space, "route", "add", self.address, "via", near)
+
+    def _near(self, leaf: str) -> str:
+        return f"10.149.{self.leaves.index(leaf) + 1}.1"
+
+    def _far(self, leaf: str) -> str:
+        return f"10.149.{self.leaves.index(leaf) + 1}.2"
+
+    def _etc(self, host: str) -> Path:
+        """`ip netns exec` lays what is in there over /etc."""
+        return Path("/etc/netns") / self.namespace(host)
+
+
+def inside(name: str, *, hostname: str) -> list[str]:
+    """What to put before a command so that it runs in a namespace, under a host name."""
+    shell = f'hostname {hostname}; exec "$@"'
+    return ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", shell, hostname]
 
 
 def system(*command: str) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.hosts.role train|intel`: one host's parts, supervised as in `tandem up`."""
+"""`python -m tests.hosts.role train|intel|evaluate`: one host's parts, supervised as in `tandem up`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from workers.stack.gate import write_gate_config
 from workers.stack.parts import stack_parts
 from workers.stack.supervisor import Supervisor
 
-PARTS = {"train": ("control", "beat", "train"), "intel": ("intelligence", "server")}
+PARTS = {
+    "train": ("control", "beat", "train"),
+    "intel": ("intelligence", "server"),
+    "evaluate": ("intelligence",),
+}
 
 
 def main(role: str) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import random
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,11 +14,9 @@ from registry import lineage
 from registry.records import Checkpoint, Deployment, Evaluation
 from registry.states import DeploymentState, EvaluationState
 from tasks.testing import wait_for
-from tests.hosts.lab import Lab
+from tests.hosts.lab import Lab, write_rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.hosts, pytest.mark.timeout(600)]
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +25,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     lab.start()
     yield lab
     lab.stop()
-
-
-def write_rows(path: Path, *, num_rows: int, seed: int) -> Path:
-    source = random.Random(seed)
-    words = ["".join(source.choices(LETTERS, k=9)) for _ in range(num_rows)]
-    rows = [{"prompt": word, "completion": "yes"} for word in words]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def active(lab: Lab) -> Deployment | None:

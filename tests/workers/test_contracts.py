@@ -20,6 +20,7 @@ PUBLIC_TASKS = {
     "checkpoint.import": "control",
     "suite.build": "control",
     "evaluation.send": "control",
+    "evaluation.fetch": "control",
     "evaluation.run": "evaluation",
     "evaluation.record": "control",
     "evaluation.defer": "control",

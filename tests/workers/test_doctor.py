@@ -55,7 +55,9 @@ class DeadRedis:
 
 
 def states(client: Any, *, now: float = 1000.5) -> dict[str, str]:
-    return {finding.check: finding.state for finding in redis_findings(client, clock=lambda: now)}
+    return {
+        finding.check: finding.state for finding in redis_findings(client, host="here", clock=lambda: now)
+    }
 
 
 def test_a_redis_as_it_should_be_is_ok() -> None:

@@ -67,6 +67,12 @@ def test_another_version_a_wrong_clock_and_a_refused_key_fail(two_hosts: Setting
     assert states(two_hosts, far, refuses=True)["far data key"] == "failed"
 
 
+def test_of_several_hosts_each_must_go_by_the_name_it_is_known_by(settings: Settings, far: FarHost) -> None:
+    several = load_settings(home=settings.home, deploy={"host": "far", "candidate_hosts": ("away",)})
+    found = states(several, far)
+    assert (found["far name"], found["away name"]) == ("ok", "warning")
+
+
 def test_a_host_that_does_not_answer_leaves_the_rest_unknown(settings: Settings, far: FarHost) -> None:
     dead = load_settings(home=settings.home, deploy={"host": "dead"})
     found = states(dead, far)

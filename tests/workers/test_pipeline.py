@@ -132,6 +132,42 @@ def test_a_lost_evaluation_is_asked_again_and_given_up_after_three(
     assert verdict.outcome is Outcome.UNKNOWN
 
 
+def test_no_more_evaluations_are_asked_for_than_the_hosts_can_take(
+    registry: Registry, settings: Settings, base: Checkpoint, clock: ManualClock
+) -> None:
+    for number in range(4):
+        add_candidate(registry, f"ckpt-bbbbbb-0000001{number}")
+        clock.advance(1)
+    first = [message.request for message in ask(registry, settings)]
+    assert len(first) == settings.evaluation.asked_at_once == 2
+    assert isinstance(first[0], EvaluationRequest)
+    assert first[0].checkpoint_id == base.id
+    assert ask(registry, settings) == []
+    answer(registry, first[0])
+    asked = [message.task for message in ask(registry, settings)]
+    assert asked.count("evaluation.run") == 1
+
+
+def test_one_that_is_put_off_gives_its_place_to_another(
+    registry: Registry, settings: Settings, base: Checkpoint
+) -> None:
+    for number in range(2):
+        add_candidate(registry, f"ckpt-bbbbbb-0000001{number}")
+    put_off, _ = [message.request for message in ask(registry, settings)]
+    assert isinstance(put_off, EvaluationRequest)
+    with registry.transaction() as tx:
+        asks.postpone(
+            tx,
+            kind="evaluation",
+            subject_id=put_off.evaluation_id,
+            seconds=settings.guard.defer_seconds,
+            retry_after_seconds=settings.evaluation.retry_after_seconds,
+        )
+    (message,) = ask(registry, settings)
+    assert isinstance(message.request, EvaluationRequest)
+    assert message.request.evaluation_id != put_off.evaluation_id
+
+
 def test_the_base_model_is_the_first_anchor(registry: Registry, settings: Settings, base: Checkpoint) -> None:
     evaluate_base(registry, settings)
     ask(registry, settings)

@@ -170,3 +170,27 @@ def test_the_certificate_of_redis_names_its_address(tmp_path: Path) -> None:
 def test_signing_without_keys_says_where_they_should_lie(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"the keys in {tmp_path} cannot be used"):
         signing.enable(tmp_path)
+
+
+def test_a_named_host_bears_its_name_in_its_settings_its_gate_and_its_keys(tmp_path: Path) -> None:
+    training = tmp_path / "training"
+    provision(plan(training, peer="intel-2", server_key=HOST_KEY, name="train-1"))
+    secrets = training / "var/secrets"
+    assert "TANDEM_NAME=train-1\n" in (training / ".env").read_text()
+    assert (secrets / "deploy_data_key.pub").read_text().endswith(" deploy_data_key@train-1\n")
+    assert (secrets / "known_hosts").read_text().startswith("intel-2 ssh-ed25519 ")
+    data, command = ((secrets / f"{name}.pub").read_text().strip() for name in KEYS)
+    provision(
+        plan(tmp_path, roles=("intel",), name="intel-2", data_public_key=data, command_public_key=command)
+    )
+    assert json.loads((tmp_path / "var/run/gate.json").read_text())["host"] == "intel-2"
+    assert data in (tmp_path / "var/secrets/authorized_keys").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-oProxyCommand=x", "a b", "a\nTANDEM_HOME=/", "a/b", "a@b", "%h", "x" * 65]
+)
+def test_what_is_no_host_name_is_refused(tmp_path: Path, name: str) -> None:
+    for field in ("name", "peer"):
+        with pytest.raises(ValueError, match=field):
+            plan(tmp_path, **{field: name})

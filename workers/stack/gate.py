@@ -14,6 +14,7 @@ def write_gate_config(settings: Settings) -> Path:
     settings.paths.prepare()
     settings.paths.secret("server_admin_key")
     config = GateConfig(
+        host=settings.host_name,
         releases_dir=settings.paths.releases.absolute(),
         incoming_dir=settings.paths.incoming.absolute(),
         cache_dir=settings.paths.cache.absolute(),

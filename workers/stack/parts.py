@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -57,15 +56,20 @@ def worker_part(
     settings: Settings, *, celery: Celery, name: str, queues: tuple[str, ...], num_processes: int = 1
 ) -> Part:
     """A Celery worker on these queues, in this order of strictness."""
-    command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", f"{name}@%h"]
+    command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", node_name(settings, name)]
     command += ["-Q", ",".join(str(queue) for queue in queues), "-c", str(num_processes)]
     command += ["--loglevel", settings.log_level, "--without-gossip", "--without-mingle"]
     return Part(
         name,
         tuple(command),
-        lambda: _worker_answers(celery, name=name),
+        lambda: _worker_answers(celery, node=node_name(settings, name)),
         stop_seconds=settings.training.stop_grace_seconds if name == "train" else 15.0,
     )
+
+
+def node_name(settings: Settings, name: str) -> str:
+    """As Celery names a worker. A percent sign would be a place for something in it; a host name has none."""
+    return f"{name}@{settings.host_name}"
 
 
 def server_part(settings: Settings) -> Part:
@@ -127,12 +131,12 @@ def _answers_ping(url: str) -> bool:
         return False
 
 
-def _worker_answers(celery: Celery, *, name: str) -> bool:
+def _worker_answers(celery: Celery, *, node: str) -> bool:
     try:
         answers = celery.control.ping(timeout=CHECK_SECONDS) or []
     except (OperationalError, RedisError, OSError):
         return False  # Redis is away or refuses: whoever asks must not fall with it
-    return any(node == f"{name}@{socket.gethostname()}" for answer in answers for node in answer)
+    return any(node in answer for answer in answers)
 
 
 def _http_status(url: str) -> int | None:

@@ -25,9 +25,11 @@ PUBLIC = {
     "drain": ["--after", "--json", "host"],
     "events": ["--follow", "--job", "--json", "--limit", "--since", "subject"],
     "init-host": [
+        "--add",
         "--directory",
         "--force",
         "--home",
+        "--name",
         "--peer",
         "--peer-host-key",
         "--peer-keys",

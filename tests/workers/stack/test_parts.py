@@ -43,3 +43,11 @@ def test_a_worker_is_up_once_it_answers_by_its_own_name(settings: Settings) -> N
 @pytest.mark.parametrize("error", [OutOfMemoryError(), OperationalError(), ConnectionResetError()])
 def test_a_redis_in_trouble_does_not_bring_the_supervisor_down(settings: Settings, error: Exception) -> None:
     assert not is_ready(settings, error)
+
+
+def test_a_named_host_gives_its_workers_its_name(settings: Settings) -> None:
+    named = settings.model_copy(update={"name": "intel-2"})
+    part = worker_part(named, celery=Celery("parts", set_as_current=False), name="train", queues=("high",))
+    assert part.command[part.command.index("-n") + 1] == "train@intel-2"
+    assert is_ready(named, [{"train@intel-2": {"ok": "pong"}}])
+    assert not is_ready(named, [{f"train@{socket.gethostname()}": {"ok": "pong"}}])

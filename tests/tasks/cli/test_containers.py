@@ -1,0 +1,87 @@
+"""`tandem init-host`: what a stranger reads where it cannot begin, and how one more host joins."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings, load_settings
+from tasks.cli.main import main
+
+HOST_KEY = "ssh-ed25519 AAAAfirst root@intel"
+Tandem = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def tandem(
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Tandem:
+    monkeypatch.delenv("TANDEM_HOME")
+    monkeypatch.setattr("workers.provision.os.geteuid", lambda: 1234)
+    (tmp_path / "intel.pub").write_text(HOST_KEY)
+    (tmp_path / "password").write_text("0123456789abcdef")
+
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["tandem", "init-host", *words])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), " ".join((out + err).split())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--role intel --name intel-2", "no address of it is given. --redis ADDRESS"),
+        ("--role train --peer intel-1", "no address of it is given. --redis ADDRESS"),
+        ("--role intel --redis 10.0.0.1", "needs the training host's Redis password"),
+        ("--role gpu", "--role 'gpu' cannot be used"),
+        ("--role train --name -x", "--name '-x' cannot be used. Letters, digits"),
+        ("--role train --name a/b", "--name 'a/b' cannot be used. Letters, digits"),
+        ("--role train --add --peer intel-2", "--add --peer NAME --peer-host-key FILE"),
+        ("--role train --add --peer intel-2 --peer-host-key intel.pub", "names no first intelligence host"),
+        ("--role intel --redis 10.0.0.1 --redis-password-file none", "none cannot be read"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_said_and_nothing_is_written(
+    tandem: Tandem, tmp_path: Path, words: str, said: str
+) -> None:
+    code, answer = tandem(*words.split())
+    assert said in answer
+    assert code == 1
+    assert not (tmp_path / ".env").exists()
+
+
+def test_a_secret_that_cannot_be_used_is_not_shown(tandem: Tandem, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hunter2")
+    words = ("--role", "intel", "--redis", "10.0.0.1", "--redis-password-file", "password")
+    code, answer = tandem(*words)
+    assert code == 1
+    assert "--redis-password-file cannot be used" in answer
+    assert "hunter2" not in answer
+
+
+def test_hosts_join_by_name(tandem: Tandem, tmp_path: Path) -> None:
+    first = "--role train --name train-1 --redis 10.0.0.1 --peer intel-1 --peer-host-key intel.pub"
+    assert tandem(*first.split())[0] == 0
+    more = "--role train --add --peer intel-2 --peer-host-key intel.pub"
+    code, answer = tandem(*more.split())
+    assert code == 0
+    assert answer.endswith("Next: docker-compose --profile train up -d --build")
+    settings = load_settings()
+    assert (settings.host_name, settings.deploy.all_hosts) == ("train-1", ("intel-1", "intel-2"))
+
+
+def test_an_intelligence_host_that_lets_nobody_in_yet_says_so(tandem: Tandem) -> None:
+    words = "--role intel --name intel-2 --redis 10.0.0.1 --redis-password-file password"
+    code, answer = tandem(*words.split())
+    assert code == 0
+    assert "The training host is not let in yet: --peer-keys" in answer
