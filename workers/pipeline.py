@@ -103,7 +103,7 @@ def generation_settings(settings: Settings) -> GenerationSettings:
 
 def _evaluations(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterator[Message]:
     retry, room = settings.evaluation.retry_after_seconds, _room_for_evaluations(tx, settings=settings)
-    for checkpoint in tx.find(Checkpoint, state=JUDGED_STATES, order_by="created_at"):
+    for checkpoint in _by_urgency(tx, suite=suite):
         evaluation = _evaluation_row(tx, checkpoint=checkpoint, suite=suite, settings=settings)
         if evaluation.state is not EvaluationState.REQUESTED:
             continue
@@ -117,6 +117,16 @@ def _evaluations(tx: Transaction, *, suite: Suite, settings: Settings) -> Iterat
             room -= 1
             asks.put(tx, kind="evaluation", subject_id=evaluation.id)
             yield _evaluation_message(_evaluation_request(evaluation, checkpoint, suite, settings), settings)
+
+
+def _by_urgency(tx: Transaction, *, suite: Suite) -> list[Checkpoint]:
+    """What others are compared with, then what has no verdict yet, then what has one: oldest first."""
+    claims = {checkpoint_id: place for place, checkpoint_id in enumerate(_claims(tx, suite=suite))}
+
+    def rank(one: Checkpoint) -> tuple[int, bool]:
+        return claims.get(one.id, len(claims)), one.state is CheckpointState.ACCEPTED
+
+    return sorted(tx.find(Checkpoint, state=JUDGED_STATES, order_by="created_at"), key=rank)
 
 
 def _room_for_evaluations(tx: Transaction, *, settings: Settings) -> int:

@@ -1,5 +1,7 @@
 """What the registry owes, step by step, with every message lost once."""
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 
@@ -455,7 +457,9 @@ def serve(registry: Registry, checkpoint_id: str) -> None:
 
 
 def change_suite(registry: Registry, settings: Settings) -> dict[str, EvaluationRequest]:
-    """A new suite is active; what is asked of each checkpoint then."""
+    """A new suite is active; what is asked of each checkpoint then, where hosts can take them all."""
+    evaluation = settings.evaluation.model_copy(update={"asked_at_once": 10})
+    settings = settings.model_copy(update={"evaluation": evaluation})
     with registry.transaction() as tx:
         tx.update(make_suite(), is_active=False)
         tx.add(make_suite(id="suite-2", content_sha256="2" * 64), actor="test")
@@ -490,6 +494,18 @@ def test_after_a_change_of_the_suite_a_candidate_waits_for_the_served_checkpoint
     assert isinstance(check, RegressionRequest)
     assert check.baseline is not None
     assert check.baseline.checkpoint_id == served
+
+
+def test_after_a_change_of_the_suite_what_others_are_compared_with_is_evaluated_first(
+    registry: Registry, settings: Settings, base: Checkpoint, served: str
+) -> None:
+    with registry.transaction() as tx:
+        tx.add(
+            make_checkpoint(id="ckpt-0", state="accepted", created_at=START - timedelta(days=1)), actor="t"
+        )
+    candidate = add_candidate(registry, "ckpt-cccccc-00000010")
+    asked = list(change_suite(registry, settings))
+    assert asked == [served, base.id, candidate, "ckpt-0"]
 
 
 def test_a_served_checkpoint_that_cannot_be_evaluated_on_a_new_suite_gives_way_to_the_next_claim(
