@@ -13,6 +13,7 @@ from registry.messages import Evidence
 from registry.records import (
     Checkpoint,
     Dataset,
+    Deployment,
     Estimate,
     Evaluation,
     ExampleResult,
@@ -24,7 +25,7 @@ from registry.records import (
     TrainingJob,
 )
 from registry.schema import upgrade
-from registry.states import CheckpointState, EvaluationState, JobState, Priority
+from registry.states import CheckpointState, DeploymentState, EvaluationState, JobState, Priority
 from registry.store import Registry, Transaction
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -93,6 +94,21 @@ def make_checkpoint(**changes: Any) -> Checkpoint:
         "created_at": START,
     }
     return Checkpoint.model_validate(fields | changes)
+
+
+def make_deployment(**changes: Any) -> Deployment:
+    """What is served since the beginning."""
+    fields: dict[str, Any] = {
+        "id": "r000001-aaaaaaaa",
+        "generation": 1,
+        "checkpoint_id": "ckpt-aaaaaa-00000010",
+        "state": DeploymentState.ACTIVE,
+        "weights_sha256": SHA,
+        "reason": "test",
+        "started_at": START,
+        "activated_at": START,
+    }
+    return Deployment.model_validate(fields | changes)
 
 
 def make_suite(**changes: Any) -> Suite:

@@ -2,10 +2,8 @@ import pytest
 
 from registry import lineage
 from registry.errors import NotFound
-from registry.records import Deployment
-from registry.states import DeploymentState
 from registry.store import Registry
-from registry.testing import START, ManualClock, make_checkpoint, make_dataset, make_job
+from registry.testing import START, ManualClock, make_checkpoint, make_dataset, make_deployment, make_job
 
 
 def add_ended(registry: Registry, *, number: int, state: str, checkpoint_state: str | None) -> None:
@@ -55,15 +53,7 @@ def test_what_is_served_comes_before_an_older_end_but_not_before_a_younger(
     clock.advance(1)
     with registry.transaction() as tx:
         tx.add(make_checkpoint(id="ckpt-served", state="accepted", created_at=tx.now), actor="test")
-        served = Deployment(
-            id="deploy-1",
-            generation=1,
-            checkpoint_id="ckpt-served",
-            state=DeploymentState.ACTIVE,
-            weights_sha256="0" * 64,
-            reason="best",
-            started_at=tx.now,
-        )
+        served = make_deployment(checkpoint_id="ckpt-served", started_at=tx.now)
         tx.add(served, actor="test")
     clock.advance(1)
     add_ended(registry, number=1, state="succeeded", checkpoint_state="quarantined")

@@ -12,7 +12,7 @@ from intelligence.summary import summarise
 from registry import accuracy, asks, judgements
 from registry.ids import id_of
 from registry.messages import AccuracyRequest, EvaluationAnswer, EvaluationRequest, RegressionRequest
-from registry.records import Checkpoint, Deployment, Evaluation, Verdict
+from registry.records import Checkpoint, Evaluation, Verdict
 from registry.states import CheckpointState, DeploymentState, EvaluationState, Outcome
 from registry.store import Registry
 from registry.testing import (
@@ -21,6 +21,7 @@ from registry.testing import (
     add_queued_job,
     make_calibration,
     make_checkpoint,
+    make_deployment,
     make_example,
     make_ranking,
     make_suite,
@@ -335,15 +336,7 @@ def test_a_release_that_was_taken_back_is_not_brought_forward_again(
     )
     with registry.transaction() as tx:
         tx.add(
-            Deployment(
-                id="r1",
-                generation=1,
-                checkpoint_id=base.id,
-                state=DeploymentState.ROLLED_BACK,
-                weights_sha256="0" * 64,
-                reason="test",
-                started_at=START,
-            ),
+            make_deployment(checkpoint_id=base.id, state=DeploymentState.ROLLED_BACK, activated_at=None),
             actor="test",
         )
     clock = registry.clock
@@ -414,15 +407,7 @@ def test_drift_is_measured_from_the_first_anchor_once_another_one_took_its_place
         verdict = judge(request, now=tx.now, rng=np.random.default_rng(0))
         judgements.record_verdict(tx, verdict=verdict, actor="test")
         tx.add(
-            Deployment(
-                id="r1",
-                generation=1,
-                checkpoint_id=request.candidate.checkpoint_id,
-                state=DeploymentState.ACTIVE,
-                weights_sha256="0" * 64,
-                reason="test",
-                started_at=START,
-            ),
+            make_deployment(checkpoint_id=request.candidate.checkpoint_id),
             actor="test",
         )
     add_candidate(registry, "ckpt-cccccc-00000010")
@@ -443,15 +428,7 @@ def test_drift_is_measured_from_the_first_anchor_once_another_one_took_its_place
 def serve(registry: Registry, checkpoint_id: str) -> None:
     with registry.transaction() as tx:
         tx.add(
-            Deployment(
-                id="r1",
-                generation=1,
-                checkpoint_id=checkpoint_id,
-                state=DeploymentState.ACTIVE,
-                weights_sha256="0" * 64,
-                reason="test",
-                started_at=START,
-            ),
+            make_deployment(checkpoint_id=checkpoint_id),
             actor="test",
         )
 

@@ -7,9 +7,9 @@ from deploy.errors import NotDeployable
 from deploy.testing import FakeDoor, FakeTarget
 from registry import leases
 from registry.records import Deployment, Evaluation
-from registry.states import DeploymentState, EvaluationState
+from registry.states import EvaluationState
 from registry.store import Registry
-from registry.testing import START, make_evaluation, make_ranking, make_suite
+from registry.testing import START, make_deployment, make_evaluation, make_ranking, make_suite
 from workers.releases import RESOURCE, Releases
 from workers.testing_evaluations import add_evaluated, right_on
 
@@ -22,15 +22,7 @@ def releases(registry: Registry, settings: Settings) -> Releases:
         for name in ("served", "best"):
             add_evaluated(tx, name, examples=right_on(20))
         tx.add(
-            Deployment(
-                id="r1",
-                generation=1,
-                checkpoint_id="served",
-                state=DeploymentState.ACTIVE,
-                weights_sha256="0" * 64,
-                reason="test",
-                started_at=START,
-            ),
+            make_deployment(id="r1", checkpoint_id="served"),
             actor="test",
         )
         tx.update(make_suite(), is_active=False)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -15,22 +14,8 @@ from registry.reports import Alert
 from registry.serving import ReleaseTraffic
 from registry.states import DeploymentState
 from registry.store import Registry
-from registry.testing import START, ManualClock, make_checkpoint, make_suite
+from registry.testing import START, ManualClock, make_checkpoint, make_deployment, make_suite
 from workers import traffic
-
-
-def make_deployment(**changes: Any) -> Deployment:
-    record = Deployment(
-        id="r000001-aaaaaaaa",
-        generation=1,
-        checkpoint_id="ckpt-aaaaaa-00000010",
-        state=DeploymentState.ACTIVE,
-        weights_sha256="0" * 64,
-        reason="test",
-        started_at=START,
-        activated_at=START,
-    )
-    return record.changed(**changes)
 
 
 @pytest.fixture
