@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def pair(stand_up: Callable[[Mapping[str, str]], AbstractContextManager[Stack]]) -> Iterator[Stack]:
     with stand_up({"TANDEM_TRAINING__NUM_PROCESSES": "2"}) as found:
-        found.client.import_checkpoint(found.material.base_model, as_base=True)
+        # By the command: this process's Celery talks to the Redis of the first stack that it met.
+        done = found.tandem("checkpoint", "import", str(found.material.base_model), "--as-base")
+        assert done.returncode == 0, done.stderr
         yield found
 
 

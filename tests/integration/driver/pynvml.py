@@ -1,6 +1,6 @@
 """Stands for NVIDIA's library in the workers of the integration stack: one GPU, as a file describes it.
 
-While there is no file there is no driver either, and the stack works on its CPU.
+While there is no file the driver is not loaded, and the stack works on its CPU.
 """
 
 import json
@@ -26,7 +26,7 @@ class NVMLError_DriverNotLoaded(NVMLError):  # noqa: N801 - the name in the libr
 
 def nvmlInit() -> None:
     if not _file().exists():
-        raise NVMLError_LibraryNotFound("no driver")
+        raise NVMLError_DriverNotLoaded("no card")
 
 
 def nvmlShutdown() -> None:
