@@ -244,9 +244,8 @@ def test_weights_that_are_not_numbers_are_unknown_and_blocked(stack: Stack, serv
     assert state_of(stack, broken.id) is CheckpointState.CANDIDATE
     tested = wait_until_tested(stack, broken.id)
     assert (tested.total, tested.gained_row_ids) == (None, ())
-    assert tested.reasons == (
-        "The answers to all 150 rows of the checkpoint are unknown (the model's weights hold NaN or infinity).",
-    )
+    (reason,) = tested.reasons
+    assert reason.endswith("are unknown (the model's weights hold NaN or infinity).")
     assert stack.tandem("deploy", "now", broken.id).returncode == 1
 
 
