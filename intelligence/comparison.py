@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from intelligence.errors import InvalidSample
-from intelligence.pairs import cluster_numbers
+from intelligence.pairs import cluster_numbers, is_one_cluster
 from intelligence.resampling import Floats
 from intelligence.scores import RankingWeights
 from intelligence.statistics import PERCENTILES, Integers, bootstrap_p, mcnemar_p, redrawn_means
@@ -43,9 +43,11 @@ def compare(
     draw = _Draw(num_resamples=num_resamples, rng=rng)
     gained = [pair for pair in pairs if pair[1].is_correct and not pair[0].is_correct]
     lost = [pair for pair in pairs if pair[0].is_correct and not pair[1].is_correct]
-    loss, score = (draw.contrast(pairs, measure=each) for each in (_losses, _scores(weights)))
-    accuracy = draw.contrast(pairs, measure=_accuracies)
-    has_clusters = _clusters(pairs) is not None
+    table, clusters = _table(pairs), _clusters(pairs)
+    loss, score, accuracy = (
+        draw.contrast(table, clusters=clusters, measure=each)
+        for each in (_losses, _scores(weights), _accuracies)
+    )
     return Comparison(
         left_checkpoint_id=left.checkpoint_id,
         right_checkpoint_id=right.checkpoint_id,
@@ -53,7 +55,7 @@ def compare(
         num_pairs=len(pairs),
         loss=loss,
         accuracy=accuracy.changed(
-            p_value=accuracy.p_value if has_clusters else mcnemar_p(len(gained), len(lost))
+            p_value=mcnemar_p(len(gained), len(lost)) if clusters is None else accuracy.p_value
         ),
         score=score,
         slices=tuple(_slices(pairs, draw=draw)),
@@ -68,9 +70,8 @@ class _Draw:
     def __init__(self, *, num_resamples: int, rng: np.random.Generator) -> None:
         self.num_resamples, self.rng = num_resamples, rng
 
-    def contrast(self, pairs: Sequence[Pair], *, measure: Measure) -> Contrast:
+    def contrast(self, table: Floats, *, clusters: Integers | None, measure: Measure) -> Contrast:
         """Both means, and right minus left with its interval."""
-        table, clusters = _table(pairs), _clusters(pairs)
         left, right = (float(side) for side in measure(table.mean(axis=0)))
         means = redrawn_means(table, clusters=clusters, num_resamples=self.num_resamples, rng=self.rng)
         drawn_left, drawn_right = measure(means)
@@ -150,9 +151,11 @@ def _slice(
     """A slice of one example, or of one cluster, has no interval, so it bears no numbers."""
     contrasts: list[Contrast | None] = [None, None]
     clusters = _clusters(pairs)
-    if len(pairs) > 1 and (clusters is None or len(set(clusters.tolist())) > 1):
+    if len(pairs) > 1 and not is_one_cluster(clusters):
+        table = _table(pairs)
         contrasts = [
-            draw.contrast(pairs, measure=each).changed(p_value=None) for each in (_losses, _accuracies)
+            draw.contrast(table, clusters=clusters, measure=each).changed(p_value=None)
+            for each in (_losses, _accuracies)
         ]
     return SliceContrast(
         kind=kind, name=name, loss=contrasts[0], accuracy=contrasts[1], num_examples=len(pairs)

@@ -127,6 +127,11 @@ def cluster_numbers(examples: Sequence[ExampleResult]) -> Integers | None:
     return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
+def is_one_cluster(clusters: Integers | None) -> bool:
+    """All rows share something, so that nothing says how far other ones would lie."""
+    return clusters is not None and not clusters.any()
+
+
 def _unknown_losses(evidence: Evidence, *, role: str) -> str:
     unknown = [example for example in evidence.examples if not is_known(example)]
     if not unknown:

@@ -13,7 +13,7 @@ from datetime import datetime
 
 import numpy as np
 
-from intelligence.pairs import cluster_numbers
+from intelligence.pairs import cluster_numbers, is_one_cluster
 from intelligence.scores import RankingWeights, Scores, score
 from intelligence.summary import is_known
 from registry.records import Checkpoint, Estimate, Evaluation, ExampleResult, Ranking, RankingEntry
@@ -94,8 +94,7 @@ def _why_unranked(eligible: Sequence[Known], *, min_checkpoints: int) -> str:
         return (
             f"{len(eligible)} accepted checkpoints with a known loss; {min_checkpoints} are needed to rank."
         )
-    clusters = cluster_numbers(eligible[0].candidate.examples)
-    if clusters is not None and len(set(clusters.tolist())) < 2:
+    if is_one_cluster(cluster_numbers(eligible[0].candidate.examples)):
         return "All rows of the suite are of one cluster: no difference of scores has a known error."
     return ""
 

@@ -104,7 +104,7 @@ def claim_next(
     for job in _ready(tx, queues=queues, rules=rules or QueueRules()):
         if seen is not None and job.id != seen.job.id:
             return None
-        sources = sources_of(tx, job)
+        sources = _sources_if_any(tx, job)
         claimed = _begin(tx, job, sources=sources, holder=holder, seconds=seconds)
         if claimed is not None:
             return claimed
@@ -119,15 +119,12 @@ def look(
     job = None if standing.obstacle else next(_ready(tx, queues=queues, rules=rules or QueueRules()), None)
     if job is None:
         return None
-    return Seen(job, sources_of(tx, job), standing.waits_for, tx.moment())
+    return Seen(job, _sources_if_any(tx, job), standing.waits_for, tx.moment())
 
 
-def sources_of(tx: Transaction, job: TrainingJob) -> Sources | None:
-    """What a job would begin with now; None where training has nothing to start from."""
-    try:
-        parent = lineage.parent_of(tx, job)
-    except NotFound:
-        return None  # its run ends badly, with the reason
+def sources_of(tx: Transaction, job: TrainingJob) -> Sources:
+    """What a job would begin with now; `NotFound` where training has nothing to start from."""
+    parent = lineage.parent_of(tx, job)
     return Sources(tx.get(Dataset, job.dataset_id), parent, lineage.active_suite(tx))
 
 
@@ -215,6 +212,13 @@ def oldest_wait_seconds(jobs: Sequence[TrainingJob], *, now: datetime) -> float 
     """How long the longest-waiting of these jobs waits, or None where none does."""
     times = [job.queued_at for job in jobs if job.queued_at]
     return max(0.0, (now - min(times)).total_seconds()) if times else None
+
+
+def _sources_if_any(tx: Transaction, job: TrainingJob) -> Sources | None:
+    try:
+        return sources_of(tx, job)
+    except NotFound:
+        return None  # its run ends badly, with the reason
 
 
 def _begin(

@@ -46,29 +46,26 @@ def import_suite(request: SuiteBuild, *, settings: Settings, registry: Registry)
     suite = intake.take_suite(
         source, name=request.name, settings=settings, now=registry.clock(), scorer=request.scorer
     )
-    with registry.reading() as tx:
-        checked = _refuse_learnt(tx, suite=suite, checked=frozenset(), settings=settings)
-    with registry.transaction() as tx:
-        # What was submitted meanwhile was held against the suite before this one.
-        _refuse_learnt(tx, suite=suite, checked=checked, settings=settings)
-        for other in tx.find(Suite, is_active=True):
-            tx.update(other, is_active=False)
-        known = tx.seek(Suite, suite.id)
-        if known is not None:
-            return tx.update(known, is_active=True)
-        tx.add(suite, actor="control", reason=f"{suite.num_rows} rows")
-    return suite
-
-
-def _refuse_learnt(
-    tx: Transaction, *, suite: Suite, checked: frozenset[str], settings: Settings
-) -> frozenset[str]:
-    """Hold every dataset but those that were checked against a suite; the ids of all of them."""
-    datasets = tx.find(Dataset)
-    for dataset in datasets:
-        if dataset.id not in checked:
+    checked: set[str] = set()
+    while True:
+        with registry.transaction() as tx:
+            # What was submitted meanwhile was held against the suite before this one.
+            unchecked = [dataset for dataset in tx.find(Dataset) if dataset.id not in checked]
+            if not unchecked:
+                return _activate(tx, suite=suite)
+        for dataset in unchecked:
             intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination, remedy=LEAVE_OUT)
-    return frozenset(dataset.id for dataset in datasets)
+            checked.add(dataset.id)
+
+
+def _activate(tx: Transaction, *, suite: Suite) -> Suite:
+    for other in tx.find(Suite, is_active=True):
+        tx.update(other, is_active=False)
+    known = tx.seek(Suite, suite.id)
+    if known is not None:
+        return tx.update(known, is_active=True)
+    tx.add(suite, actor="control", reason=f"{suite.num_rows} rows")
+    return suite
 
 
 def _parent_id(tx: Transaction, *, request: CheckpointImport) -> str | None:

@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from config.settings import Settings
-from registry import commands, leases, lineage, queue
+from registry import commands, leases, queue
 from registry.errors import RegistryUnavailable, StaleWrite, TandemError
 from registry.ids import checkpoint_id
 from registry.queue import Claimed, Seen, Sources
-from registry.records import Checkpoint, Dataset, JobProgress, Lease, TrainingJob
+from registry.records import Checkpoint, JobProgress, Lease, TrainingJob
 from registry.states import CheckpointState, Command, JobState
 from registry.store import Registry
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress, TrainingResult
@@ -95,8 +95,7 @@ class TrainingRun:
     def _find_sources(self) -> Sources:
         with self.registry.reading() as tx:
             # `claim` chose the parent; where it found none, this says why.
-            parent = lineage.parent_of(tx, self.job)
-            return Sources(tx.get(Dataset, self.job.dataset_id), parent, lineage.active_suite(tx))
+            return queue.sources_of(tx, self.job)
 
     def _follow(self, child: Child) -> None:
         """Hand on every message until the trainer is gone and its pipe is empty."""

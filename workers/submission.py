@@ -51,12 +51,7 @@ def submit(
     with registry.reading() as tx:
         lineage.parent_for(tx, wish=request.parent)
         suite = lineage.active_suite(tx)
-    if suite is not None:
-        intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
-    with registry.transaction() as tx:
-        _refuse_newer_suite(tx, dataset=dataset, checked=suite, settings=settings)
-        _keep_dataset(tx, dataset=dataset)
-        job, is_new = queue.submit(tx, wish, actor=request.submitted_by, rules=settings.queue)
+    job, is_new = _write(wish, dataset=dataset, suite=suite, settings=settings, registry=registry)
     if job.state is JobState.QUEUED and time.monotonic() - rung_at > BELL_LEAD_SECONDS:
         ring(job)
     return SubmittedJob(job=job, is_new=is_new)
@@ -72,13 +67,19 @@ def pinned_for(request: TrainingSubmission, *, settings: Settings) -> Pinned:
     )
 
 
-def _refuse_newer_suite(
-    tx: Transaction, *, dataset: Dataset, checked: Suite | None, settings: Settings
-) -> None:
-    """A suite that was built since the file was held against another one is looked at too."""
-    suite = lineage.active_suite(tx)
-    if suite is not None and (checked is None or suite.id != checked.id):
-        intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
+def _write(
+    wish: TrainingJob, *, dataset: Dataset, suite: Suite | None, settings: Settings, registry: Registry
+) -> tuple[TrainingJob, bool]:
+    """Hold the data against the suite and queue the job; where another suite was built meanwhile, again."""
+    while True:
+        if suite is not None:
+            intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
+        with registry.transaction() as tx:
+            active = lineage.active_suite(tx)
+            if active is None or (suite is not None and active.id == suite.id):
+                _keep_dataset(tx, dataset=dataset)
+                return queue.submit(tx, wish, actor=wish.submitted_by, rules=settings.queue)
+        suite = active
 
 
 def _keep_dataset(tx: Transaction, *, dataset: Dataset) -> None:
