@@ -120,11 +120,16 @@ def measure(pairs: Pairs, *, limits: RegressionLimits, rng: np.random.Generator)
 
 def cluster_numbers(examples: Sequence[ExampleResult]) -> Integers | None:
     """Numbers the rows by what they share, shape (n,); None where no two rows share anything."""
-    names = [_cluster_name(example) for example in examples]
+    names = [cluster_name(example.cluster, row_id=example.row_id) for example in examples]
     numbers = {name: place for place, name in enumerate(dict.fromkeys(names))}
     if len(numbers) == len(names):
         return None
     return np.array([numbers[name] for name in names], dtype=np.int64)
+
+
+def cluster_name(cluster: str, *, row_id: str) -> tuple[str, str]:
+    """What a row is drawn with; one without a cluster is one of its own."""
+    return ("cluster", cluster) if cluster else ("row", row_id)
 
 
 def is_one_cluster(clusters: Integers | None) -> bool:
@@ -159,7 +164,7 @@ def _other_tokens(candidate: Evidence, baseline: Evidence) -> str:
 
 def _too_few_clusters(candidate: Evidence, *, min_pairs: int) -> str:
     """Errors that are clustered are known from as many values as there are clusters."""
-    names = {_cluster_name(example) for example in candidate.examples}
+    names = {cluster_name(one.cluster, row_id=one.row_id) for one in candidate.examples}
     if len(names) >= min_pairs:
         return ""
     return f"{len(candidate.examples)} rows in {len(names)} clusters are too few; {min_pairs} are needed."
@@ -171,11 +176,6 @@ def _matched(candidate: Evidence, baseline: Evidence) -> list[tuple[ExampleResul
         (example, by_row[example.row_id])
         for example in sorted(candidate.examples, key=lambda example: example.row_id)
     ]
-
-
-def _cluster_name(example: ExampleResult) -> tuple[str, str]:
-    """A row without a cluster is one of its own."""
-    return ("cluster", example.cluster) if example.cluster else ("row", example.row_id)
 
 
 def _statistics(*, floor: float) -> dict[str, Statistic]:

@@ -167,6 +167,16 @@ class EvaluationSummary(Record):
         """No row's answer is known: an accuracy of 0 would then say what nobody knows."""
         return self.num_unknown == self.num_examples
 
+    @property
+    def known_accuracy(self) -> Estimate | None:
+        """None where no row's answer is known."""
+        return None if self.is_wholly_unknown else self.accuracy
+
+    @property
+    def known_accuracy_by_difficulty(self) -> dict[str, Estimate]:
+        """Empty where no row's answer is known."""
+        return {} if self.is_wholly_unknown else self.accuracy_by_difficulty
+
 
 class Evaluation(Record):
     """One question put to an intelligence host: this checkpoint, this suite, these settings."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from config.settings import Settings
 from intelligence import scorers
 from intelligence.contamination import ContaminationLimits, Overlap, find_overlaps, question
+from intelligence.pairs import cluster_name
 from registry.errors import DatasetError, ManifestError, ProfileError
 from registry.files import sha256_file, sync_directory, sync_tree, write_atomically
 from registry.manifests import Manifest, list_files, weights_sha256, write_manifest
@@ -238,7 +239,7 @@ def _refuse_unjudged(rows: Sequence[ChatRow], *, name: str) -> None:
 
 def _refuse_too_few(rows: Sequence[ChatRow], *, name: str, min_pairs: int) -> None:
     """Rows of one cluster count once: what is told from them is told from as many values as clusters."""
-    num_clusters = len({("cluster", row.cluster) if row.cluster else ("row", row.content_id) for row in rows})
+    num_clusters = len({cluster_name(row.cluster, row_id=row.content_id) for row in rows})
     if num_clusters < min_pairs:
         shared = "" if num_clusters == len(rows) else f" in {num_clusters} clusters"
         raise DatasetError(

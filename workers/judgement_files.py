@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from registry import judgements, lineage
-from registry.records import Checkpoint, Evaluation, EvaluationSummary, Verdict
+from registry.records import Checkpoint, Evaluation, Verdict
 from registry.reports import AccuracyReport, Alert
 from registry.states import AlertSource, EvaluationState, Outcome
 from registry.status_files import (
@@ -85,20 +83,13 @@ def _history(tx: Transaction, *, suite_id: str) -> tuple[AccuracyPoint, ...]:
         AccuracyPoint(
             checkpoint_id=one.id,
             step=one.step,
+            accuracy=summaries[one.id].known_accuracy,
+            accuracy_by_difficulty=summaries[one.id].known_accuracy_by_difficulty,
+            num_unknown=summaries[one.id].num_unknown,
             created_at=one.created_at,
-            **_known_accuracy(summaries[one.id]),
         )
         for one in sorted(checkpoints, key=lambda one: (one.created_at, one.step, one.id))
     )
-
-
-def _known_accuracy(summary: EvaluationSummary) -> dict[str, Any]:
-    is_unknown = summary.is_wholly_unknown
-    return {
-        "accuracy": None if is_unknown else summary.accuracy,
-        "accuracy_by_difficulty": {} if is_unknown else summary.accuracy_by_difficulty,
-        "num_unknown": summary.num_unknown,
-    }
 
 
 def _alerts(tx: Transaction, *, source: AlertSource) -> tuple[AlertLine, ...]:

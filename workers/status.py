@@ -207,15 +207,14 @@ def _checkpoint(
     is_served: bool,
 ) -> CheckpointStatus:
     summary = evaluation.summary if evaluation else None
-    is_known = summary is not None and not summary.is_wholly_unknown
     return CheckpointStatus(
         id=checkpoint.id,
         state=checkpoint.state,
         step=checkpoint.step,
         job_id=checkpoint.job_id,
         loss=summary.loss if summary else None,
-        accuracy=summary.accuracy if summary and is_known else None,
-        accuracy_by_difficulty=summary.accuracy_by_difficulty if summary and is_known else {},
+        accuracy=summary.known_accuracy if summary else None,
+        accuracy_by_difficulty=summary.known_accuracy_by_difficulty if summary else {},
         verdict=verdict.outcome if verdict else None,
         verdict_reasons=verdict.reasons if verdict else (),
         rank=rank,
