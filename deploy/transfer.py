@@ -37,6 +37,7 @@ FINAL_CODES = {
 }
 HOST_KEY_WORDS = ("Host key verification failed", "REMOTE HOST IDENTIFICATION HAS CHANGED")
 PERMISSION_WORDS = ("Permission denied",)
+USER_WORDS = ("No user exists for uid",)  # ssh's own, before it connects
 IO_TIMEOUT_SECONDS = 10
 CONNECT_SECONDS = 10
 NUM_ATTEMPTS = 4
@@ -199,7 +200,7 @@ def knows_fsync(run: Runner) -> bool:
 def _is_final(ended: Finished) -> bool:
     if ended.code is None or ended.code not in RETRIED_CODES:
         return True
-    return any(word in ended.errors for word in (*HOST_KEY_WORDS, *PERMISSION_WORDS))
+    return any(word in ended.errors for word in (*HOST_KEY_WORDS, *PERMISSION_WORDS, *USER_WORDS))
 
 
 def _remedy(ended: Finished) -> str:
@@ -207,4 +208,6 @@ def _remedy(ended: Finished) -> str:
         return "The host's key is not the known one. Compare it there before you change known_hosts."
     if any(word in ended.errors for word in PERMISSION_WORDS):
         return "The data key is not installed there: `tandem init-host --role intel` prints the line."
+    if any(word in ended.errors for word in USER_WORDS):
+        return "The user that runs tandem has no line in /etc/passwd: `tandem doctor` says how to mend it."
     return ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import pwd
 import shutil
 import socket
 import tempfile
@@ -62,7 +63,8 @@ def examine(
         home_finding(settings.paths),
         disk_finding(psutil.disk_usage(str(_existing(settings.paths)))),
         *secret_findings(settings.paths),
-        *(program_finding(name, which=which) for name in ("rsync", "ssh")),
+        program_finding("rsync", which=which),
+        ssh_finding(which=which),
         link_finding(settings.redis_url),
         signing_finding(settings),
         *redis_findings(client, host=settings.host_name, clock=clock),
@@ -132,6 +134,24 @@ def program_finding(name: str, *, which: Callable[[str], str | None]) -> Finding
         found = "not on PATH: releases cannot travel from or to this host by it"
         return Finding(check=name, state="warning", found=found, remedy=f"Install {name}.")
     return Finding(check=name, state="ok", found=path)
+
+
+def ssh_finding(
+    *, which: Callable[[str], str | None], look_up: Callable[[int], object] = pwd.getpwuid
+) -> Finding:
+    """Is ssh there, and does it start for this user? It refuses one whom /etc/passwd does not know."""
+    user = os.geteuid()
+    try:
+        look_up(user)
+    except KeyError:
+        return Finding(
+            check="ssh",
+            state="failed",
+            found=f"/etc/passwd knows no user {user}, and ssh starts for nobody unknown",
+            remedy="In a container: lay run/passwd, which `tandem init-host` writes, over /etc/passwd, "
+            "as docker-compose.yml does.",
+        )
+    return program_finding("ssh", which=which)
 
 
 def redis_findings(client: Any, *, host: str, clock: Callable[[], float]) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ KEYS = ("deploy_data_key", "deploy_command_key")
 AUTHORIZED_KEYS = "authorized_keys"
 AUTHORITY_NAME = "redis_ca.crt"
 SERVER_NAMES = ("redis_server.key", "redis_server.crt")
+USERS_NAME = "passwd"  # of `run`; docker-compose.yml lays it over a container's own
 TLS_MOUNT = "/data"  # run/redis of the home, inside Redis's container
 
 
@@ -72,6 +73,7 @@ def provision(plan: HostPlan, *, force: bool = False) -> list[Path]:
     home.prepare()
     (home.run / "redis").mkdir(exist_ok=True, mode=0o700)
     written = [_write(path, text=text, mode=mode) for path, text, mode in _secrets(plan, home=home)]
+    written.append(_write(home.run / USERS_NAME, text=users_text(plan), mode=PUBLIC_MODE))
     written.append(_write(target, text=environment_text(plan), mode=SECRET_MODE))
     if plan.data_public_key:
         written.append(write_gate_config(Settings(home=plan.home, name=plan.name)))
@@ -129,6 +131,12 @@ def acl_text(password: str) -> str:
     """Redis' access rules: nobody without a name, and one user who can neither administer nor empty it."""
     digest = hashlib.sha256(password.encode()).hexdigest()
     return f"user default off\nuser {REDIS_USER} on #{digest} ~* &* +@all -@admin -@dangerous +info\n"
+
+
+def users_text(plan: HostPlan) -> str:
+    """A container's `/etc/passwd`. The image knows its own user only, and ssh starts for nobody unknown."""
+    shell = "/usr/sbin/nologin"
+    return f"root:x:0:0:root:/root:{shell}\ntandem:x:{plan.uid}:{plan.gid}:tandem:/tmp:{shell}\n"
 
 
 def known_hosts_line(*, host: str, port: int, public_key: str) -> str:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tasks.testing import free_port
+from workers.provision import HostPlan, provision
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("redis", "control", "beat", "train", "flower", "intelligence", "server")
@@ -124,6 +125,27 @@ def test_every_container_is_confined_and_none_runs_as_root(site: Site) -> None:
         assert "no-new-privileges:true" in host["SecurityOpt"], part
         assert host["RestartPolicy"]["Name"] == "unless-stopped", part
         assert host["LogConfig"]["Config"]["max-size"], part
+
+
+def test_ssh_starts_in_a_container_whoever_prepared_the_host(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    provision(
+        HostPlan(
+            roles=("train",),
+            directory=tmp_path,
+            home=tmp_path / "var",
+            redis_address="127.0.0.1",
+            python=Path(sys.executable),
+            uid=12345,
+            gid=12345,
+        )
+    )
+    run = ("docker-compose", "--profile", "train", "run", "--rm", "--no-deps", "--entrypoint", "ssh", "train")
+    there = ("-F", "none", "-o", "BatchMode=yes", "-p", str(free_port()), "somebody@127.0.0.1")
+    ended = subprocess.run(
+        [*run, *there], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "Connection refused" in ended.stderr, ended.stdout + ended.stderr
 
 
 def test_no_password_stands_in_what_docker_tells_of_a_container(site: Site) -> None:

@@ -100,9 +100,13 @@ def test_what_another_try_cannot_mend_is_final(code: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("words", "remedy"),
-    [("Host key verification failed.", "known_hosts"), ("Permission denied (publickey).", "data key")],
+    [
+        ("Host key verification failed.", "known_hosts"),
+        ("Permission denied (publickey).", "data key"),
+        ("No user exists for uid 12345", "has no line in /etc/passwd"),
+    ],
 )
-def test_a_refused_key_is_not_tried_again(words: str, remedy: str) -> None:
+def test_what_ssh_refuses_is_not_tried_again(words: str, remedy: str) -> None:
     run = FakeRunner(255, 0, errors=words)
     with pytest.raises(TransferFailed, match=remedy):
         push(run)

@@ -16,6 +16,7 @@ from workers.doctor import (
     program_finding,
     redis_findings,
     secret_findings,
+    ssh_finding,
     versions_finding,
 )
 
@@ -117,6 +118,17 @@ def test_a_secret_that_others_can_read_fails_with_the_command_that_mends_it(tmp_
 def test_a_missing_program_is_a_warning() -> None:
     assert program_finding("rsync", which=lambda _name: None).state == "warning"
     assert program_finding("rsync", which=lambda name: f"/usr/bin/{name}").state == "ok"
+
+
+def test_ssh_is_of_no_use_to_a_user_whom_nobody_knows() -> None:
+    def know_nobody(user: int) -> object:
+        raise KeyError(user)
+
+    assert ssh_finding(which=lambda name: f"/usr/bin/{name}").state == "ok"
+    assert ssh_finding(which=lambda _name: None).state == "warning"
+    unknown = ssh_finding(which=lambda name: f"/usr/bin/{name}", look_up=know_nobody)
+    assert unknown.state == "failed"
+    assert "run/passwd" in unknown.remedy
 
 
 def test_a_plain_link_to_another_machine_is_a_warning() -> None:

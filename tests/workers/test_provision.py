@@ -86,6 +86,18 @@ def test_tandem_itself_reads_the_environment_that_was_written(
     assert load_settings().home == tmp_path / "var"
 
 
+def test_a_container_is_told_as_whom_it_runs(tmp_path: Path) -> None:
+    provision(plan(tmp_path, uid=4321, gid=1234))
+    passwd = tmp_path / "var/run/passwd"
+    users = [line.split(":") for line in passwd.read_text().splitlines()]
+    assert [(name, uid, gid) for name, _, uid, gid, *_ in users] == [
+        ("root", "0", "0"),
+        ("tandem", "4321", "1234"),
+    ]
+    assert all(len(user) == 7 for user in users)
+    assert passwd.stat().st_mode & 0o777 == 0o644
+
+
 def test_the_keys_are_two_and_can_be_loaded(tmp_path: Path) -> None:
     provision(plan(tmp_path, peer="intel"))
     secrets = tmp_path / "var" / "secrets"
