@@ -62,7 +62,10 @@ def _answered(host: str, answer: HelloAnswer, *, version: str, now: float) -> It
         yield Finding(check=f"{host} rsync", state="ok", found="rsync and rrsync are there")
     else:
         found = "rsync or rrsync is missing there: files go by SFTP, whole and slowly"
-        yield Finding(check=f"{host} rsync", state="warning", found=found, remedy="Install rsync there.")
+        remedy = (
+            "Install rsync there, then `tandem init-host` with --force, and its lines into authorized_keys."
+        )
+        yield Finding(check=f"{host} rsync", state="warning", found=found, remedy=remedy)
     found = f"tandem {answer.version} there, {version} here"
     if answer.version == version:
         yield Finding(check=f"{host} version", state="ok", found=found)

@@ -13,7 +13,8 @@ from dotenv import dotenv_values
 from config.home import SECRET_MODE, Home
 from registry.files import write_atomically
 from workers.errors import StackError
-from workers.provision import PUBLIC_MODE, HostPlan, known_hosts_line
+from workers.host_plan import HostPlan
+from workers.provision import PUBLIC_MODE, known_hosts_line
 
 HOST, PORT, FURTHER = "TANDEM_DEPLOY__HOST", "TANDEM_DEPLOY__PORT", "TANDEM_DEPLOY__CANDIDATE_HOSTS"
 

@@ -7,59 +7,25 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import Field
 
 from config.home import SECRET_MODE, Home
 from config.settings import Settings
 from deploy.access import authorized_keys
-from deploy.config import HOST_PATTERN
 from registry.files import write_atomically
-from registry.records import Record
 from workers import signing
 from workers.certificates import make_server_files, make_signing_pair
 from workers.errors import StackError
+from workers.host_environment import AUTHORITY_NAME, REDIS_USER, SERVER_NAMES, environment_text, scheme
+from workers.host_plan import HostPlan
 from workers.stack.gate import write_gate_config
 
-Role = Literal["train", "intel"]
-REDIS_USER = "tandem"
-IMAGE_UID = 10001  # of the image's own user: whose files they are where root prepares a host
 PUBLIC_MODE = 0o644
-MAX_NAME_CHARS = 64  # as Linux has it
 KEYS = ("deploy_data_key", "deploy_command_key")
 AUTHORIZED_KEYS = "authorized_keys"
-AUTHORITY_NAME = "redis_ca.crt"
-SERVER_NAMES = ("redis_server.key", "redis_server.crt")
 USERS_NAME = "passwd"  # of `run`; docker-compose.yml lays it over a container's own
-TLS_MOUNT = "/data"  # run/redis of the home, inside Redis's container
-
-
-class HostPlan(Record):
-    """One host of several, or all on one machine. Unnamed, it goes by its own host name."""
-
-    roles: tuple[Role, ...] = Field(min_length=1)
-    name: str | None = Field(default=None, pattern=HOST_PATTERN, max_length=MAX_NAME_CHARS)
-    directory: Path
-    home: Path
-    redis_address: str = Field(pattern=r"^[A-Za-z0-9.:_-]+$")
-    redis_port: int = Field(default=6390, ge=1, le=65535)
-    redis_password: str | None = Field(default=None, min_length=16)
-    has_tls: bool = Field(default=False, description="of this host's Redis, its certificate made here")
-    redis_authority: str | None = Field(default=None, description="PEM; of a training host whose Redis does")
-    is_signed: bool = Field(default=False, description="messages are signed, with a key made here")
-    signing_keys: Path | None = Field(default=None, description="the training host's secrets/signing, copied")
-    torch: Literal["cpu", "cuda"] = "cpu"
-    server_key: str | None = None
-    data_public_key: str | None = None
-    command_public_key: str | None = None
-    python: Path = Field(description="that runs the gate: an installed tandem on the host itself")
-    peer: str | None = Field(default=None, pattern=HOST_PATTERN, max_length=MAX_NAME_CHARS)
-    peer_port: int = Field(default=22, ge=1, le=65535)
-    uid: int = Field(ge=1, description="the parts run as this user, never as root")
-    gid: int = Field(ge=1)
 
 
 def provision(plan: HostPlan, *, force: bool = False) -> list[Path]:
@@ -79,52 +45,6 @@ def provision(plan: HostPlan, *, force: bool = False) -> list[Path]:
         written.append(write_gate_config(Settings(home=plan.home, name=plan.name)))
     _give_away(plan, home=home, also=target)
     return written
-
-
-def environment_text(plan: HostPlan) -> str:
-    """The `.env`: settings for containers and commands alike, and what docker-compose.yml asks for."""
-    lines = [
-        "# Written by `tandem init-host`. It holds no password: those lie in TANDEM_HOME/secrets.",
-        f"TANDEM_HOME={plan.home}",
-        *([f"TANDEM_NAME={plan.name}"] if plan.name else []),
-        f"TANDEM_REDIS__URL={_scheme(plan)}://{REDIS_USER}@{plan.redis_address}:{plan.redis_port}/0",
-        f"TANDEM_REDIS__PORT={plan.redis_port}",
-        f"STACK_REDIS_ADDRESS={plan.redis_address}",
-        *_redis_lines(plan),
-        f"STACK_TORCH={plan.torch}",
-        f"STACK_UID={plan.uid}",
-        f"STACK_GID={plan.gid}",
-    ]
-    if "train" in plan.roles and plan.peer:
-        lines += [f"TANDEM_DEPLOY__HOST={plan.peer}", f"TANDEM_DEPLOY__PORT={plan.peer_port}"]
-    return "\n".join(lines) + "\n"
-
-
-def _scheme(plan: HostPlan) -> str:
-    return "rediss" if plan.has_tls or plan.redis_authority else "redis"
-
-
-def _redis_lines(plan: HostPlan) -> Iterator[str]:
-    if _scheme(plan) == "rediss":
-        yield f"TANDEM_REDIS__CA={Home(plan.home).secrets / AUTHORITY_NAME}"
-    if plan.is_signed or plan.signing_keys:
-        yield "TANDEM_REDIS__SIGNED=true"
-    if plan.has_tls:
-        yield "STACK_REDIS_PLAIN_PORT=0"
-        yield f"STACK_REDIS_TLS_PORT={plan.redis_port}"
-        yield f"STACK_REDIS_TLS_CERTIFICATE={TLS_MOUNT}/{SERVER_NAMES[1]}"
-        yield f"STACK_REDIS_TLS_KEY={TLS_MOUNT}/{SERVER_NAMES[0]}"
-        yield f"STACK_REDIS_TLS_CA={TLS_MOUNT}/{AUTHORITY_NAME}"
-        yield f"STACK_REDIS_CLI=--tls --cacert {TLS_MOUNT}/{AUTHORITY_NAME}"
-    else:
-        yield f"STACK_REDIS_PLAIN_PORT={plan.redis_port}"
-
-
-def next_command(plan: HostPlan) -> str:
-    """The one command that starts this host."""
-    gpu = " -f docker-compose.yml -f docker-compose.gpu.yml" if plan.torch == "cuda" else ""
-    profiles = "".join(f" --profile {role}" for role in plan.roles)
-    return f"docker-compose{gpu}{profiles} up -d --build"
 
 
 def acl_text(password: str) -> str:
@@ -160,7 +80,7 @@ def _secret_paths(plan: HostPlan, *, home: Home) -> Iterator[Path]:
         yield home.secrets / "known_hosts"
     if plan.data_public_key and plan.command_public_key:
         yield home.secrets / AUTHORIZED_KEYS
-    if _scheme(plan) == "rediss":
+    if scheme(plan) == "rediss":
         yield home.secrets / AUTHORITY_NAME
     if plan.is_signed or plan.signing_keys:
         yield home.signing / signing.KEY_NAME
@@ -220,6 +140,7 @@ def _authorized_keys(plan: HostPlan, *, home: Home) -> str:
         python=plan.python,
         data_public_key=plan.data_public_key or "",
         command_public_key=plan.command_public_key or "",
+        has_rsync=plan.has_rsync,
     )
     return "\n".join(lines) + "\n"
 

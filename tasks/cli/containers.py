@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -18,8 +19,9 @@ from workers.app import app
 from workers.doctor import examine, version_of
 from workers.doctor_peers import peer_findings
 from workers.errors import StackError
+from workers.host_plan import IMAGE_UID, HostPlan, next_command
 from workers.peers import add_peer
-from workers.provision import AUTHORIZED_KEYS, IMAGE_UID, HostPlan, next_command, provision
+from workers.provision import AUTHORIZED_KEYS, provision
 from workers.stack.single import check_part, run_part
 
 Name = Annotated[
@@ -48,6 +50,11 @@ SECRETS = ("redis_password", "redis_authority", "server_key")
 NAMES = ("name", "peer", "redis_address")
 NAME_RULE = "Letters, digits and . _ - only, at most 64, the first and the last a letter or digit."
 LOOPBACK = "127.0.0.1"
+RSYNC = ("rsync", "rrsync")
+BY_SFTP = (
+    "Files come by SFTP, whole and slowly, and their key reads and writes what this account may: rsync or "
+    "rrsync is missing here. Install rsync and repeat this with --force to hold that key to one directory."
+)
 
 part_commands = typer.Typer(help="One part alone, as a container runs it.", no_args_is_help=True)
 
@@ -140,6 +147,8 @@ def _prepare(plan: HostPlan, *, adds: bool, force: bool, is_alone: bool) -> None
     if plan.data_public_key:
         keys = plan.home / "secrets" / AUTHORIZED_KEYS
         _say(f"Let the training host in: cat {keys} >> ~/.ssh/authorized_keys")
+        if not plan.has_rsync:
+            _say(BY_SFTP)
     elif plan.roles == ("intel",):
         _say("The training host is not let in yet: --peer-keys, with --force, does that.")
     _say(f"Next: {next_command(plan)}")
@@ -164,9 +173,14 @@ def _say(line: str) -> None:
 
 
 def _plan(**fields: object) -> HostPlan:
-    owner = {"uid": os.getuid() or IMAGE_UID, "gid": os.getgid() or IMAGE_UID}
+    here = {
+        "uid": os.getuid() or IMAGE_UID,
+        "gid": os.getgid() or IMAGE_UID,
+        "has_rsync": all(shutil.which(name) for name in RSYNC),
+        "python": Path(sys.executable),
+    }
     try:
-        return HostPlan.model_validate({**fields, **owner, "python": Path(sys.executable)})
+        return HostPlan.model_validate({**fields, **here})
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = str(problem["loc"][0])

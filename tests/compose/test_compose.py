@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tasks.testing import free_port
-from workers.provision import HostPlan, provision
+from workers.host_plan import HostPlan
+from workers.provision import provision
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("redis", "control", "beat", "train", "flower", "intelligence", "server")

@@ -28,7 +28,8 @@ from registry.testing import START
 from tasks.testing import free_port, fresh_environment, wait_for
 from workers import signing
 from workers.certificates import make_signing_pair
-from workers.provision import HostPlan, provision
+from workers.host_plan import HostPlan
+from workers.provision import provision
 from workers.stack.redis_server import find_redis_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]

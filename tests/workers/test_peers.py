@@ -9,8 +9,9 @@ import pytest
 
 from config.settings import load_settings, setting_names
 from workers.errors import StackError
+from workers.host_plan import HostPlan
 from workers.peers import add_peer
-from workers.provision import HostPlan, provision
+from workers.provision import provision
 
 FIRST_KEY, SECOND_KEY = "ssh-ed25519 AAAAfirst root@intel", "ssh-ed25519 AAAAsecond root@intel-2"
 

@@ -14,7 +14,9 @@ from config.errors import SettingsError
 from config.settings import load_settings, setting_names
 from workers import signing
 from workers.errors import StackError
-from workers.provision import KEYS, HostPlan, environment_text, known_hosts_line, next_command, provision
+from workers.host_environment import environment_text
+from workers.host_plan import HostPlan, next_command
+from workers.provision import KEYS, known_hosts_line, provision
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGh0 root@intel"
 
@@ -63,6 +65,17 @@ def test_the_intelligence_host_lets_two_keys_in_each_for_one_purpose(tmp_path: P
     assert receive == f'command="rrsync -wo {home}/models/incoming",restrict {data}'
     assert gate == f'command="/opt/tandem/bin/python -m deploy.gate {home}/run/gate.json",restrict {command}'
     assert json.loads((home / "run/gate.json").read_text())["releases_dir"] == f"{home}/models/releases"
+
+
+def test_without_rsync_the_data_key_gets_sftp(tmp_path: Path) -> None:
+    training = tmp_path / "training"
+    provision(plan(training, peer="intel"))
+    data, command = ((training / "var/secrets" / f"{name}.pub").read_text().strip() for name in KEYS)
+    provision(
+        plan(tmp_path, roles=("intel",), data_public_key=data, command_public_key=command, has_rsync=False)
+    )
+    receive, _ = (tmp_path / "var/secrets/authorized_keys").read_text().splitlines()
+    assert receive == f'command="internal-sftp",restrict {data}'
 
 
 def test_the_access_rules_bear_the_password_as_a_hash_only(tmp_path: Path) -> None:

@@ -85,3 +85,17 @@ def test_an_intelligence_host_that_lets_nobody_in_yet_says_so(tandem: Tandem) ->
     code, answer = tandem(*words.split())
     assert code == 0
     assert "The training host is not let in yet: --peer-keys" in answer
+
+
+def test_where_rsync_is_missing_it_is_said_how_files_come(
+    tandem: Tandem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = "--role train --redis 10.0.0.1 --peer intel-1 --home train"
+    assert tandem(*first.split())[0] == 0
+    (tmp_path / ".env").unlink()
+    monkeypatch.setattr("tasks.cli.containers.shutil.which", lambda name: None if name == "rrsync" else name)
+    words = "--role intel --redis 10.0.0.1 --redis-password-file password --peer-keys train/secrets"
+    code, answer = tandem(*words.split())
+    assert code == 0
+    assert "Files come by SFTP" in answer
+    assert 'command="internal-sftp"' in (tmp_path / "var/secrets/authorized_keys").read_text()

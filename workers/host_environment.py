@@ -1,0 +1,53 @@
+"""The `.env` of a host: settings for containers and commands alike, and what docker-compose.yml asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from config.home import Home
+from workers.host_plan import HostPlan
+
+REDIS_USER = "tandem"
+AUTHORITY_NAME = "redis_ca.crt"
+SERVER_NAMES = ("redis_server.key", "redis_server.crt")
+TLS_MOUNT = "/data"  # run/redis of the home, inside Redis's container
+
+
+def environment_text(plan: HostPlan) -> str:
+    """The `.env`: settings for containers and commands alike, and what docker-compose.yml asks for."""
+    lines = [
+        "# Written by `tandem init-host`. It holds no password: those lie in TANDEM_HOME/secrets.",
+        f"TANDEM_HOME={plan.home}",
+        *([f"TANDEM_NAME={plan.name}"] if plan.name else []),
+        f"TANDEM_REDIS__URL={scheme(plan)}://{REDIS_USER}@{plan.redis_address}:{plan.redis_port}/0",
+        f"TANDEM_REDIS__PORT={plan.redis_port}",
+        f"STACK_REDIS_ADDRESS={plan.redis_address}",
+        *_redis_lines(plan),
+        f"STACK_TORCH={plan.torch}",
+        f"STACK_UID={plan.uid}",
+        f"STACK_GID={plan.gid}",
+    ]
+    if "train" in plan.roles and plan.peer:
+        lines += [f"TANDEM_DEPLOY__HOST={plan.peer}", f"TANDEM_DEPLOY__PORT={plan.peer_port}"]
+    return "\n".join(lines) + "\n"
+
+
+def scheme(plan: HostPlan) -> str:
+    """Of Redis' URL."""
+    return "rediss" if plan.has_tls or plan.redis_authority else "redis"
+
+
+def _redis_lines(plan: HostPlan) -> Iterator[str]:
+    if scheme(plan) == "rediss":
+        yield f"TANDEM_REDIS__CA={Home(plan.home).secrets / AUTHORITY_NAME}"
+    if plan.is_signed or plan.signing_keys:
+        yield "TANDEM_REDIS__SIGNED=true"
+    if plan.has_tls:
+        yield "STACK_REDIS_PLAIN_PORT=0"
+        yield f"STACK_REDIS_TLS_PORT={plan.redis_port}"
+        yield f"STACK_REDIS_TLS_CERTIFICATE={TLS_MOUNT}/{SERVER_NAMES[1]}"
+        yield f"STACK_REDIS_TLS_KEY={TLS_MOUNT}/{SERVER_NAMES[0]}"
+        yield f"STACK_REDIS_TLS_CA={TLS_MOUNT}/{AUTHORITY_NAME}"
+        yield f"STACK_REDIS_CLI=--tls --cacert {TLS_MOUNT}/{AUTHORITY_NAME}"
+    else:
+        yield f"STACK_REDIS_PLAIN_PORT={plan.redis_port}"
