@@ -16,6 +16,7 @@ from deploy.plan import check_was_served
 from deploy.target import NO_FILES, ExtraFiles, ReleaseTarget
 from registry.manifests import Manifest
 from registry.records import Deployment
+from registry.serving import ServerHealth
 from registry.states import DeploymentState
 
 Report = Callable[[Deployment, Deployment], Deployment]
@@ -70,6 +71,27 @@ def reactivate(
         raise type(error)(error.message + addition, remedy=error.remedy) from error
 
 
+def mend(*, target: ReleaseTarget, door: ServingDoor) -> str | None:
+    """Have the server serve `current` where it serves something else; the release it was told to, else None.
+
+    A deployer that died between the swap and the flip, or lost the link before it could take the swap back,
+    leaves a server on a release that is not `current`, or on none. What is being loaded is replaced too: it
+    would be swapped in later. The caller holds the right to deploy.
+    """
+    current, health = target.current(), door.health()
+    if current is None or _comes_up_with(current, health=health):
+        return None
+    door.set_active(current)
+    return current
+
+
+def _comes_up_with(current: str, *, health: ServerHealth) -> bool:
+    """It serves that release, or is about to: one that has just started loads what is current by itself."""
+    if health.loading_release_id is not None:
+        return health.loading_release_id == current
+    return health.release_id == current or health.status == "loading"
+
+
 def _standing(*, target: ReleaseTarget, door: ServingDoor) -> str | None:
     """What to return to. `current` before the server's word: that may be what a killed deployment left."""
     served = door.health().release_id
@@ -113,9 +135,7 @@ def _restore(before: str | None, *, release_id: str, target: ReleaseTarget, door
     try:
         if before is not None and target.current() == release_id:
             target.activate(before, is_return=True)
-        health = door.health()
-        # A server that was too slow to answer still loads the release, and would swap it in later.
-        if release_id not in (health.release_id, health.loading_release_id):
+        if not _needs_restoring(door.health(), before=before, release_id=release_id):
             return ""
         if before is None:
             return f" The server keeps {release_id}: it served nothing before."
@@ -123,6 +143,16 @@ def _restore(before: str | None, *, release_id: str, target: ReleaseTarget, door
     except DeployError as error:
         return f" {before or 'The former state'} could not be restored: {error}"
     return f" The server answers with {before} again."
+
+
+def _needs_restoring(health: ServerHealth, *, before: str | None, release_id: str) -> bool:
+    """It serves the release that failed, or neither: the former one made way for it and did not come back.
+
+    A server that was too slow to answer still loads the release, and would swap it in later.
+    """
+    if release_id in (health.release_id, health.loading_release_id):
+        return True
+    return before is not None and health.release_id is None and health.loading_release_id is None
 
 
 def _verified(deployment: Deployment, *, path: str, manifest: Manifest) -> Deployment:

@@ -133,7 +133,8 @@ class FakeDoor:
     """A server that serves what lies in a fake target.
 
     `refuses` are releases it cannot load, `mute` those it answers no probe with, `slow` those it loads only
-    after the deployer lost patience.
+    after the deployer lost patience, `ousts` those for which the served one makes way, which fail, and after
+    which it does not come back.
     """
 
     def __init__(self, target: FakeTarget, *, now: datetime, release_id: str | None = None) -> None:
@@ -142,7 +143,9 @@ class FakeDoor:
         self.refuses: set[str] = set()
         self.mute: set[str] = set()
         self.slow: set[str] = set()
+        self.ousts: set[str] = set()
         self.is_down = False
+        self.is_starting = False
         self.traffic: ReleaseTraffic | None = None
         self._target = target
         self._now = now
@@ -151,7 +154,7 @@ class FakeDoor:
         """What it serves."""
         self._require_up()
         return ServerHealth(
-            status="ok" if self.release_id else "waiting",
+            status="ok" if self.release_id else "loading" if self.is_starting else "waiting",
             release_id=self.release_id,
             weights_sha256=None if self.release_id is None else self._weights(self.release_id),
             loaded_at=None if self.release_id is None else self._now,
@@ -172,6 +175,9 @@ class FakeDoor:
             self.loading_release_id = release_id
             raise ServerFailed(f"{release_id} was not loaded in time.")
         self.finish_loading()
+        if release_id in self.ousts:
+            self.release_id = None
+            raise ServerFailed(f"{release_id} cannot be loaded. The former one could not be loaded again.")
         before, self.release_id = self.release_id, release_id
         return SetActiveAnswer(
             release_id=release_id,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from config.settings import Settings
 from intelligence.regression import choose_baseline
-from registry import accuracy, asks, judgements, lineage, order, queue
+from registry import accuracy, asks, judgements, leases, lineage, order, queue
 from registry.ids import id_of
 from registry.messages import (
     AccuracyRequest,
@@ -26,6 +26,7 @@ from registry.messages import (
 from registry.order import QueueRules
 from registry.records import (
     Checkpoint,
+    Deployment,
     Evaluation,
     GenerationSettings,
     Suite,
@@ -36,6 +37,7 @@ from registry.store import Transaction
 from workers import calibrations, standings, traffic
 from workers.candidates import by_content
 from workers.context import Context, Message
+from workers.releases import RESOURCE, UNFINISHED
 
 ACTOR = "control"
 JUDGED_STATES = (CheckpointState.COMPLETE, CheckpointState.CANDIDATE, CheckpointState.ACCEPTED)
@@ -54,14 +56,14 @@ def owed(tx: Transaction, *, settings: Settings) -> list[Message]:
     """The messages that move every checkpoint one step on; notes in the registry that they were sent."""
     suite = lineage.active_suite(tx)
     if suite is None:
-        return list(traffic.owed(tx, settings=settings))
+        return [*_interrupted(tx), *traffic.owed(tx, settings=settings)]
     return [
         *_evaluations(tx, suite=suite, settings=settings),
         *_verdicts(tx, suite=suite, settings=settings),
         *_tests(tx, suite=suite, settings=settings),
         *calibrations.owed(tx, suite=suite, settings=settings),
         *_ranking(tx, settings=settings),
-        *_deployment(tx, suite=suite),
+        *(list(_deployment(tx, suite=suite)) or _interrupted(tx)),
         *traffic.owed(tx, settings=settings),
     ]
 
@@ -357,6 +359,17 @@ def _deployment(tx: Transaction, *, suite: Suite) -> Iterator[Message]:
     ):  # it is on its way, and asks for this again
         return
     subject = f"{ranking.id}:{best}"
+    if asks.is_due(tx, kind="deployment", subject_id=subject, retry_after_seconds=DEPLOYMENT_RETRY_SECONDS):
+        asks.put(tx, kind="deployment", subject_id=subject)
+        yield Message("deployment.sync_best", DeploymentRequest())
+
+
+def _interrupted(tx: Transaction) -> Iterator[Message]:
+    """A deployment that nobody carries out any more: the next one ends it, and sees to what is served."""
+    found = tx.find(Deployment, state=UNFINISHED, limit=1)
+    if not found or leases.is_held(tx, resource=RESOURCE):
+        return
+    subject = f"interrupted:{found[0].id}"
     if asks.is_due(tx, kind="deployment", subject_id=subject, retry_after_seconds=DEPLOYMENT_RETRY_SECONDS):
         asks.put(tx, kind="deployment", subject_id=subject)
         yield Message("deployment.sync_best", DeploymentRequest())

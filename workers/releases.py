@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from config.settings import Settings
-from deploy.deployer import deploy, reactivate
+from deploy.deployer import deploy, mend, reactivate
 from deploy.door import HttpDoor, ServingDoor
 from deploy.errors import DeployError, NotDeployable
 from deploy.plan import check_return, choose, plan
@@ -25,6 +25,7 @@ from workers.remotes import open_remote
 log = logging.getLogger(__name__)
 
 UNFINISHED = (DeploymentState.PLANNED, DeploymentState.SYNCING, DeploymentState.VERIFIED)
+RETURNING = (DeploymentState.SUPERSEDED, DeploymentState.ROLLED_BACK)
 RESOURCE = "deployment"
 
 
@@ -84,6 +85,8 @@ class Releases:
                 settings=self._settings,
                 actor=self._actor,
             )
+        self._end_interrupted(current=self._current_if_interrupted())
+        self._mend()
         planned, checkpoint, extra_files = self._plan(requested_checkpoint_id)
         if planned.state is not DeploymentState.PLANNED:
             return planned
@@ -121,23 +124,57 @@ class Releases:
             probe_prompt=self._settings.deployment.probe_prompt,
         )
         with self._registry.transaction() as tx:
-            if active is not None:
-                self._withdraw(tx, active, reason=reason)
-            return tx.transition(
-                wanted,
-                to=DeploymentState.ACTIVE,
-                lease=self._lease,
-                actor=self._actor,
-                reason=f"rolled back to: {reason}",
-                activated_at=tx.now,
-                ended_at=None,
-            )
+            return self._note_return(tx, wanted, instead_of=active, reason=reason)
 
-    def _plan(self, requested_checkpoint_id: str | None) -> tuple[Deployment, Checkpoint, ExtraFiles]:
-        current = self._current_if_interrupted()
+    def _current_if_interrupted(self) -> str | None:
+        """Asked before the transaction: the target may be another host."""
+        with self._registry.reading() as tx:
+            is_interrupted = bool(tx.find(Deployment, state=UNFINISHED, limit=1))
+        return self._target.current() if is_interrupted else None
+
+    def _end_interrupted(self, *, current: str | None) -> None:
+        """End what was killed in its midst, so that the next run starts over, whatever that is to do.
+
+        `current` moves last: a release that is current was probed, and only its last step was not saved.
+        """
         with self._registry.transaction() as tx:
             tx.check_lease(self._lease)
-            self._end_interrupted(tx, current=current)
+            for deployment in tx.find(Deployment, state=UNFINISHED):
+                if deployment.state is DeploymentState.VERIFIED and deployment.id == current:
+                    _supersede(tx, lease=self._lease, actor=self._actor)
+                    reason = "it was current already when its deployer died"
+                    changes: dict[str, Any] = {"activated_at": tx.now}
+                    to = DeploymentState.ACTIVE
+                else:
+                    reason = f"interrupted while {deployment.state}"
+                    changes = {"problem": reason, "ended_at": tx.now}
+                    to = DeploymentState.FAILED
+                tx.transition(deployment, to=to, actor=self._actor, reason=reason, **changes)
+
+    def _mend(self) -> None:
+        """Whatever became of deployments before, what answers is `current`. A server that is down is not."""
+        try:
+            mended = mend(target=self._target, door=self._door)
+            self._finish_return(self._target.current())
+        except DeployError as error:
+            log.warning("The server may not serve what is current: %s", error)
+        else:
+            if mended is not None:
+                log.warning("The server did not serve %s, which is current; it does again.", mended)
+
+    def _finish_return(self, current: str | None) -> None:
+        """Only a rollback points `current` at what was served before: one that died before it was saved."""
+        with self._registry.transaction() as tx:
+            active = lineage.active_deployment(tx)
+            former = None if current is None else tx.seek(Deployment, current)
+            if active is None or former is None or former.state not in RETURNING:
+                return
+            reason = "a rollback died when this was current already"
+            self._note_return(tx, former, instead_of=active, reason=reason)
+
+    def _plan(self, requested_checkpoint_id: str | None) -> tuple[Deployment, Checkpoint, ExtraFiles]:
+        with self._registry.transaction() as tx:
+            tx.check_lease(self._lease)
             suite = lineage.active_suite(tx)
             ranking = None if suite is None else lineage.newest_ranking(tx, suite_id=suite.id)
             wish = choose(ranking=ranking, requested_checkpoint_id=requested_checkpoint_id)
@@ -162,29 +199,6 @@ class Releases:
             tx.add(planned, actor=self._actor, reason=f"{checkpoint.id}, {planned.reason}")
             return planned, checkpoint, confidence_files(calibration)
 
-    def _current_if_interrupted(self) -> str | None:
-        """Asked before the transaction: the target may be another host."""
-        with self._registry.reading() as tx:
-            is_interrupted = bool(tx.find(Deployment, state=UNFINISHED, limit=1))
-        return self._target.current() if is_interrupted else None
-
-    def _end_interrupted(self, tx: Transaction, *, current: str | None) -> None:
-        """End what was killed in its midst, so that the next run starts over.
-
-        `current` moves last: a release that is current was probed, and only its last step was not saved.
-        """
-        for deployment in tx.find(Deployment, state=UNFINISHED):
-            if deployment.state is DeploymentState.VERIFIED and deployment.id == current:
-                _supersede(tx, lease=self._lease, actor=self._actor)
-                reason = "it was current already when its deployer died"
-                changes: dict[str, Any] = {"activated_at": tx.now}
-                to = DeploymentState.ACTIVE
-            else:
-                reason = f"interrupted while {deployment.state}"
-                changes = {"problem": reason, "ended_at": tx.now}
-                to = DeploymentState.FAILED
-            tx.transition(deployment, to=to, actor=self._actor, reason=reason, **changes)
-
     def _save(self, before: Deployment, after: Deployment) -> Deployment:
         changes = after.model_dump(exclude={"id", "state", "generation", "checkpoint_id", "reason"})
         with self._registry.transaction() as tx:
@@ -198,6 +212,21 @@ class Releases:
                 reason=after.problem or after.reason,
                 **changes,
             )
+
+    def _note_return(
+        self, tx: Transaction, wanted: Deployment, *, instead_of: Deployment | None, reason: str
+    ) -> Deployment:
+        if instead_of is not None:
+            self._withdraw(tx, instead_of, reason=reason)
+        return tx.transition(
+            wanted,
+            to=DeploymentState.ACTIVE,
+            lease=self._lease,
+            actor=self._actor,
+            reason=f"rolled back to: {reason}",
+            activated_at=tx.now,
+            ended_at=None,
+        )
 
     def _withdraw(self, tx: Transaction, active: Deployment, *, reason: str) -> None:
         tx.transition(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deploy.deployer import deploy, reactivate
+from deploy.deployer import deploy, mend, reactivate
 from deploy.errors import DeployError, NotDeployable, ServerFailed, TransferFailed
 from deploy.plan import plan
 from deploy.testing import FakeDoor, FakeTarget
@@ -227,6 +227,23 @@ def test_a_release_that_loads_too_slowly_is_not_swapped_in_later(stage: Stage) -
     assert served_everywhere(stage) == first(stage).id
 
 
+def test_a_server_that_lost_both_releases_is_given_the_former_one_back(stage: Stage) -> None:
+    deployment, source = stage.planned(2, weights=b"two")
+    stage.door.ousts.add(deployment.id)
+    ended = stage.run(deployment, source)
+    assert ended.state is DeploymentState.FAILED
+    assert ended.problem.endswith(f"The server answers with {first(stage).id} again.")
+    assert served_everywhere(stage) == first(stage).id
+
+
+def test_a_first_release_that_cannot_be_loaded_leaves_nothing_to_give_back(empty: Stage) -> None:
+    deployment, source = empty.planned(1, weights=b"one")
+    empty.door.ousts.add(deployment.id)
+    ended = empty.run(deployment, source)
+    assert "could not be loaded again" in ended.problem
+    assert served_everywhere(empty) is None
+
+
 def test_a_first_release_whose_probe_fails_is_told_to_stay_loaded(empty: Stage) -> None:
     deployment, source = empty.planned(1, weights=b"one")
     empty.door.mute.add(deployment.id)
@@ -334,6 +351,59 @@ def test_what_a_killed_run_left_in_the_server_is_not_what_a_failed_one_returns_t
 def test_a_clock_set_back_gives_no_negative_duration(stage: Stage) -> None:
     stage.clock.advance(-3600)
     assert stage.run(*stage.planned(2, weights=b"two")).duration_seconds == 0.0
+
+
+# What deployments that died, or lost the link, left in the server.
+
+
+def mended(stage: Stage) -> str | None:
+    return mend(target=stage.target, door=stage.door)
+
+
+@pytest.mark.parametrize(("place", "after"), KILLS)
+def test_killed_at_any_step_the_server_is_mended_to_serve_what_is_current(
+    stage: Stage, place: str, after: bool
+) -> None:
+    kill_at(stage, place, after=after)
+    with pytest.raises(Killed):
+        stage.run(*stage.planned(2, weights=b"two"))
+    mended(stage)
+    assert served_everywhere(stage) is not None
+    assert mended(stage) is None
+
+
+def test_a_swap_that_could_not_be_taken_back_over_a_dead_link_is_mended_later(stage: Stage) -> None:
+    deployment, source = stage.planned(2, weights=b"two")
+
+    def lose_the_link(_prompt: str, *, release_id: str) -> str:
+        stage.door.is_down = True
+        raise ServerFailed("The line is dead.")
+
+    stage.door.probe = lose_the_link
+    assert "could not be restored" in stage.run(deployment, source).problem
+    stage.door.is_down = False
+    assert stage.door.health().release_id == deployment.id
+    assert mended(stage) == first(stage).id
+    assert served_everywhere(stage) == first(stage).id
+
+
+def test_what_is_still_loaded_for_a_dead_deployer_is_not_swapped_in_later(stage: Stage) -> None:
+    deployment, source = stage.planned(2, weights=b"two")
+    stage.target.push(source, release_id=deployment.id)
+    stage.door.loading_release_id = deployment.id
+    assert mended(stage) == first(stage).id
+    assert served_everywhere(stage) == first(stage).id
+
+
+def test_a_server_that_is_about_to_serve_what_is_current_is_left_alone(stage: Stage) -> None:
+    stage.door.release_id, stage.door.loading_release_id = None, first(stage).id
+    assert mended(stage) is None
+    stage.door.loading_release_id, stage.door.is_starting = None, True
+    assert mended(stage) is None
+
+
+def test_where_nothing_was_ever_current_nothing_is_mended(empty: Stage) -> None:
+    assert mended(empty) is None
 
 
 # Back to an earlier release.

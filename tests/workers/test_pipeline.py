@@ -9,7 +9,7 @@ from config.settings import Settings
 from intelligence.accuracy import report
 from intelligence.regression import judge
 from intelligence.summary import summarise
-from registry import accuracy, asks, judgements
+from registry import accuracy, asks, judgements, leases
 from registry.ids import id_of
 from registry.messages import AccuracyRequest, EvaluationAnswer, EvaluationRequest, RegressionRequest
 from registry.records import Checkpoint, Evaluation, Verdict
@@ -29,6 +29,7 @@ from registry.testing import (
 from workers import standings
 from workers.context import Message
 from workers.pipeline import bells, owed
+from workers.releases import RESOURCE
 
 EXAMPLES = tuple(make_example(row_id=f"row-{number}") for number in range(40))
 
@@ -531,3 +532,26 @@ def test_a_checkpoint_that_is_older_than_the_anchor_is_tested_and_may_not_alarm(
     tests = {one.candidate.checkpoint_id: one for one in owed_tests(ask(registry, settings))}
     assert tests[base.id].baseline is not None
     assert (tests[base.id].may_alarm, tests[served.id].may_alarm) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "state", [DeploymentState.PLANNED, DeploymentState.SYNCING, DeploymentState.VERIFIED]
+)
+def test_a_deployment_whose_deployer_died_is_seen_to_once_its_lease_lapsed(
+    registry: Registry, settings: Settings, clock: ManualClock, state: DeploymentState
+) -> None:
+    with registry.transaction() as tx:
+        tx.add(make_checkpoint(id="ckpt-aaaaaa-00000010"), actor="test")
+        tx.add(make_deployment(state=state, activated_at=None), actor="test")
+        leases.acquire(tx, resource=RESOURCE, holder="dead", seconds=60)
+    assert ask(registry, settings) == []
+    clock.advance(61)
+    assert [message.task for message in ask(registry, settings)] == ["deployment.sync_best"]
+    assert ask(registry, settings) == []
+
+
+def test_a_deployment_that_ended_needs_nobody(registry: Registry, settings: Settings) -> None:
+    with registry.transaction() as tx:
+        tx.add(make_checkpoint(id="ckpt-aaaaaa-00000010"), actor="test")
+        tx.add(make_deployment(state=DeploymentState.FAILED, activated_at=None), actor="test")
+    assert ask(registry, settings) == []

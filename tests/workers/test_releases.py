@@ -1,4 +1,7 @@
-"""What may take the place of the served checkpoint, by the registry."""
+"""What may take the place of the served checkpoint, by the registry, and what is left of who died at it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -6,10 +9,11 @@ from config.settings import Settings
 from deploy.errors import NotDeployable
 from deploy.testing import FakeDoor, FakeTarget
 from registry import leases
+from registry.manifests import FileEntry, Manifest
 from registry.records import Deployment, Evaluation
-from registry.states import EvaluationState
+from registry.states import DeploymentState, EvaluationState
 from registry.store import Registry
-from registry.testing import START, make_deployment, make_evaluation, make_ranking, make_suite
+from registry.testing import SHA, START, make_deployment, make_evaluation, make_ranking, make_suite
 from workers.releases import RESOURCE, Releases
 from workers.testing_evaluations import add_evaluated, right_on
 
@@ -58,3 +62,145 @@ def test_the_best_of_a_ranking_without_the_served_checkpoint_does_not_take_its_p
 def test_a_person_may_name_another_one_meanwhile(releases: Releases) -> None:
     deployment = releases.sync(requested_checkpoint_id="best")
     assert (deployment.checkpoint_id, deployment.reason[:17]) == ("best", "asked for by name")
+
+
+OLD, NEW = "r000001-aaaaaaaa", "r000002-bbbbbbbb"
+UNFINISHED = (DeploymentState.PLANNED, DeploymentState.SYNCING, DeploymentState.VERIFIED)
+
+
+@dataclass
+class Desk:
+    """A registry, and a host that keeps and serves two releases: what a deployer that died may leave."""
+
+    registry: Registry
+    settings: Settings
+    target: FakeTarget
+    door: FakeDoor
+
+    def add(self, *deployments: Deployment) -> None:
+        with self.registry.transaction() as tx:
+            for deployment in deployments:
+                tx.add(deployment, actor="test")
+
+    def sync(self) -> Deployment:
+        with self.registry.transaction() as tx:
+            lease = leases.acquire(tx, resource=RESOURCE, holder="test", seconds=60)
+        assert lease is not None
+        deployer = Releases(
+            registry=self.registry,
+            settings=self.settings,
+            lease=lease,
+            actor="test",
+            target=self.target,
+            door=self.door,
+        )
+        return deployer.sync(requested_checkpoint_id=None)
+
+    def states(self) -> dict[str, str]:
+        with self.registry.reading() as tx:
+            return {one.id: str(one.state) for one in tx.find(Deployment)}
+
+
+@pytest.fixture
+def desk(registry: Registry, settings: Settings) -> Desk:
+    """The old release is served and leads the ranking."""
+    with registry.transaction() as tx:
+        tx.add(make_suite(), actor="test")
+        for name in ("served", "best"):
+            add_evaluated(tx, name, examples=right_on(20))
+        tx.add(make_ranking("served", "best"), actor="test")
+    target = FakeTarget()
+    files = {"model.safetensors": FileEntry(sha256=SHA, num_bytes=1)}
+    for name in (OLD, NEW):
+        target.releases[name] = Manifest(
+            files=files, weights_sha256=SHA, code_version="test", created_at=START
+        )
+    target.activate(OLD)
+    return Desk(registry, settings, target, FakeDoor(target, now=START, release_id=OLD))
+
+
+def old(**changes: object) -> Deployment:
+    return make_deployment(id=OLD, checkpoint_id="served", **changes)
+
+
+def new(state: DeploymentState) -> Deployment:
+    return make_deployment(id=NEW, generation=2, checkpoint_id="best", state=state, activated_at=None)
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_what_was_killed_before_the_flip_is_ended_and_what_is_current_is_served(
+    desk: Desk, state: DeploymentState
+) -> None:
+    desk.add(old(), new(state))
+    desk.door.release_id = NEW
+    assert desk.sync().id == OLD
+    assert desk.states() == {OLD: "active", NEW: "failed"}
+    assert desk.door.release_id == desk.target.current() == OLD
+    with desk.registry.reading() as tx:
+        assert tx.get(Deployment, NEW).problem == f"interrupted while {state}"
+
+
+def test_what_was_killed_after_the_flip_became_active(desk: Desk) -> None:
+    desk.add(old(), new(DeploymentState.VERIFIED))
+    desk.target.activate(NEW)
+    desk.door.release_id = NEW
+    with pytest.raises(NotDeployable, match="served has no calibration yet"):
+        desk.sync()
+    with desk.registry.reading() as tx:
+        ended = tx.get(Deployment, OLD), tx.get(Deployment, NEW)
+    assert [one.state for one in ended] == [DeploymentState.SUPERSEDED, DeploymentState.ACTIVE]
+    assert ended[1].activated_at is not None
+
+
+@pytest.mark.parametrize("state", [DeploymentState.PLANNED, DeploymentState.SYNCING])
+def test_what_bears_the_name_of_the_current_one_but_was_not_verified_never_became_active(
+    desk: Desk, state: DeploymentState
+) -> None:
+    desk.add(old(), new(state))
+    desk.target.activate(NEW)
+    desk.sync()
+    assert desk.states()[NEW] == "failed"
+
+
+def nothing(desk: Desk) -> None:
+    desk.door.release_id = None
+
+
+def another(desk: Desk) -> None:
+    desk.door.release_id = NEW
+
+
+@pytest.mark.parametrize("harm", [nothing, another])
+def test_a_server_that_does_not_serve_what_is_current_is_mended_where_nothing_is_deployed(
+    desk: Desk, harm: Callable[[Desk], None]
+) -> None:
+    desk.add(old())
+    harm(desk)
+    assert desk.sync().id == OLD
+    assert desk.door.release_id == OLD
+
+
+def test_it_is_mended_also_where_the_best_may_not_be_deployed(desk: Desk) -> None:
+    desk.add(old(), new(DeploymentState.VERIFIED))
+    with desk.registry.transaction() as tx:
+        tx.add(make_ranking("best", "served", id="rank-2", evidence_sha256="1" * 64), actor="test")
+    another(desk)
+    with pytest.raises(NotDeployable, match="best has no calibration yet"):
+        desk.sync()
+    assert desk.door.release_id == OLD
+    assert desk.states()[NEW] == "failed"
+
+
+def test_a_server_that_is_down_hinders_no_one_from_saying_what_is_served(desk: Desk) -> None:
+    desk.add(old())
+    desk.door.is_down = True
+    assert desk.sync().id == OLD
+
+
+def test_a_rollback_that_died_before_it_was_saved_is_saved(desk: Desk) -> None:
+    desk.add(
+        old(state=DeploymentState.SUPERSEDED),
+        make_deployment(id=NEW, generation=2, checkpoint_id="best"),
+    )
+    assert desk.sync().id == OLD
+    assert desk.states() == {OLD: "active", NEW: "rolled_back"}
