@@ -7,6 +7,7 @@ complete release, the old or the new one, and a second run starts over.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -69,6 +70,19 @@ def reactivate(
     except DeployError as error:
         addition = _restore(before, release_id=deployment.id, target=target, door=door)
         raise type(error)(error.message + addition, remedy=error.remedy) from error
+
+
+def retreat(deployment: Deployment, *, target: ReleaseTarget, door: ServingDoor) -> None:
+    """Make an earlier release current before the server loads it: for a server that does not stay up.
+
+    It comes up with what is current. One that is up just then is told at once, and if it dies of what it
+    serves before it could obey, its next start obeys.
+    """
+    check_was_served(deployment)
+    _verify(deployment, target=target)
+    target.activate(deployment.id, is_return=True)
+    with suppress(ServerFailed):
+        door.set_active(deployment.id)
 
 
 def mend(*, target: ReleaseTarget, door: ServingDoor) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from deploy.errors import ServerFailed
+from deploy.errors import ServerDown, ServerFailed
 from deploy.exchange import Answer, Exchange, Question, SlowAnswer, exchange_over_http
 from registry.serving import RELEASE_HEADER, ServerHealth, SetActiveAnswer, SetActiveRequest
 from registry.values import Record
@@ -22,7 +22,7 @@ class ServingDoor(Protocol):
     """What a deployer asks of a server. These three: what do you serve, serve this, and show me."""
 
     def health(self) -> ServerHealth:
-        """What it serves; `ServerFailed` where it cannot be reached."""
+        """What it serves; `ServerDown` where nobody listens, `ServerFailed` where it cannot be asked."""
 
     def set_active(self, release_id: str) -> SetActiveAnswer:
         """Load a release beside the served one, try it, swap; `ServerFailed` with its reason."""
@@ -104,7 +104,8 @@ class HttpDoor:
                 remedy="Raise TANDEM_DEPLOYMENT__TIMEOUT_SECONDS if its model takes longer to load.",
             ) from None
         except (OSError, ValueError) as error:
-            raise ServerFailed(
+            kind = ServerDown if isinstance(error, ConnectionError) else ServerFailed
+            raise kind(
                 f"The inference server at {self._url} cannot be reached: {error or type(error).__name__}.",
                 remedy="`tandem status` shows whether it is up.",
             ) from None

@@ -7,6 +7,7 @@ TandemError
     ├── HostUnreachable  the other host does not answer, is unknown, or refuses the key
     │   └── HostRefused  its key is not the known one, or it refuses ours: no use to try again
     └── ServerFailed     the inference server cannot be reached, refuses the release, or answers wrongly
+        └── ServerDown   whoever asked it stands on its own host, and nobody listens there
 """
 
 from registry.errors import TandemError
@@ -34,3 +35,7 @@ class HostRefused(HostUnreachable):
 
 class ServerFailed(DeployError):
     """The inference server cannot be reached, refuses the release, or answers wrongly."""
+
+
+class ServerDown(ServerFailed):
+    """Nobody listens where the inference server should, asked on its own host: no link is to blame."""

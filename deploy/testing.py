@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from deploy.errors import NotDeployable, ServerFailed, TransferFailed
+from deploy.errors import NotDeployable, ServerDown, ServerFailed, TransferFailed
 from deploy.gate import answer_line
 from deploy.gatekeeper import Gatekeeper
 from deploy.target import (
@@ -23,7 +23,7 @@ from deploy.transfer import check_names
 from deploy.wire import Beat, Slot
 from registry.errors import ManifestError
 from registry.manifests import Manifest, verify, weights_sha256
-from registry.serving import ReleaseTraffic, ServerHealth, SetActiveAnswer
+from registry.serving import ReleaseTraffic, ServerHealth, ServerState, SetActiveAnswer
 
 
 class CopyingCarrier:
@@ -145,7 +145,10 @@ class FakeDoor:
         self.slow: set[str] = set()
         self.ousts: set[str] = set()
         self.is_down = False
+        self.is_cut_off = False
         self.is_starting = False
+        self.problem = ""
+        self.uptime_seconds = 1e6
         self.traffic: ReleaseTraffic | None = None
         self._target = target
         self._now = now
@@ -154,7 +157,8 @@ class FakeDoor:
         """What it serves."""
         self._require_up()
         return ServerHealth(
-            status="ok" if self.release_id else "loading" if self.is_starting else "waiting",
+            status=self._status(),
+            problem=self.problem,
             release_id=self.release_id,
             weights_sha256=None if self.release_id is None else self._weights(self.release_id),
             loaded_at=None if self.release_id is None else self._now,
@@ -163,7 +167,7 @@ class FakeDoor:
             num_requests=0,
             num_errors=0,
             num_waiting=0,
-            uptime_seconds=1.0,
+            uptime_seconds=self.uptime_seconds,
         )
 
     def set_active(self, release_id: str) -> SetActiveAnswer:
@@ -198,9 +202,18 @@ class FakeDoor:
         if self.loading_release_id is not None:
             self.release_id, self.loading_release_id = self.loading_release_id, None
 
+    def _status(self) -> ServerState:
+        if self.release_id is not None:
+            return "ok"
+        if self.is_starting:
+            return "loading"
+        return "error" if self.problem else "waiting"
+
     def _weights(self, release_id: str) -> str:
         return self._target.releases[release_id].weights_sha256
 
     def _require_up(self) -> None:
         if self.is_down:
-            raise ServerFailed("The inference server cannot be reached.")
+            raise ServerDown("The inference server cannot be reached.")
+        if self.is_cut_off:
+            raise ServerFailed("The inference server's host cannot be reached.")

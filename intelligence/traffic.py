@@ -1,7 +1,8 @@
-"""Judges a release by what became of its first requests: pure, from the server's counters to an outcome.
+"""Judges a release by what became of its first requests and of its server: pure, from what the server tells.
 
 The share of requests that failed on the server's account, with its Wilson interval, against a limit: what
-breaks the limit by its whole interval is withdrawn. Few requests, or none, are no evidence of either.
+breaks the limit by its whole interval is withdrawn. Few requests, or none, are no evidence of either. A
+release that kills its server counts no requests; what tells of it is a server that does not stay up.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from pydantic import Field
 
 from intelligence.statistics import wilson_interval
 from registry.records import Estimate, Record
-from registry.serving import ReleaseTraffic
+from registry.serving import ReleaseTraffic, ServerHealth
 from registry.states import Outcome
+
+TOLERANCE_SECONDS = 1.0  # between a look and the note that it was taken
 
 
 class TrafficLimits(Record):
@@ -49,6 +52,21 @@ def judge_traffic(traffic: ReleaseTraffic | None, *, limits: TrafficLimits) -> T
         f"limit {limits.max_error_share:.1%})."
     )
     return TrafficVerdict(_outcome(share, limit=limits.max_error_share), reason, share)
+
+
+def trouble_of(health: ServerHealth | None, *, since_seconds: float) -> str:
+    """What is wrong with a server that was looked at so long ago; empty where nothing shows.
+
+    `health` is None where nobody listens, found on the server's own host. One that is loading is neither
+    well nor in trouble; nor is one whose model's own process died: it is started again by itself.
+    """
+    if health is None:
+        return "it is down"
+    if health.uptime_seconds < since_seconds - TOLERANCE_SECONDS:
+        return f"it began anew {health.uptime_seconds:.0f} s ago"
+    if health.status == "error" and health.release_id is None:
+        return f"it serves nothing: {health.problem}"
+    return ""
 
 
 def _outcome(share: Estimate, *, limit: float) -> Outcome:

@@ -52,6 +52,13 @@ def settle(tx: Transaction, *, kind: str, subject_id: str) -> None:
         tx.update(ask, is_settled=True)
 
 
+def forget(tx: Transaction, *, kind: str, subject_id: str) -> None:
+    """Count anew from here on."""
+    ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))
+    if ask is not None:
+        tx.update(ask, num_asked=0)
+
+
 def last_put(tx: Transaction, *, kind: str, subject_id: str) -> datetime | None:
     """When it was last noted, or None."""
     ask = tx.seek(Ask, ask_id(kind, subject_id=subject_id))

@@ -85,7 +85,7 @@ class DeploymentState(StrEnum):
     VERIFIED = "verified"  #: every sha256 matches on the far side
     ACTIVE = "active"  #: the server answers with it
     SUPERSEDED = "superseded"  #: a newer release took its place
-    ROLLED_BACK = "rolled_back"  #: withdrawn by a person or for its first requests
+    ROLLED_BACK = "rolled_back"  #: withdrawn by a person or for its first minutes
     FAILED = "failed"  #: never became active; the release before it still serves
 
 

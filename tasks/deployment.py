@@ -33,13 +33,13 @@ def roll_back(request: RollbackRequest, context: Context) -> Deployment:
 
 @door("deployment.watch")
 def watch(_request: Nothing, context: Context) -> Deployment | None:
-    """Withdraw the served release where too many of its first requests fail."""
+    """Withdraw the served release where too many of its first requests fail, or its server with it."""
     failing = traffic.look(context.registry, settings=context.settings)
     if failing is None:
         return None
     traffic.tell(context.registry, failing, actor=context.actor)
     with context.holding(RESOURCE) as lease, _releases(context, lease=lease) as releases:
-        former = releases.roll_back(release_id=None, reason=failing.reason, only_from=failing.deployment.id)
+        former = releases.withdraw(failing.deployment, reason=failing.reason, is_down=failing.is_down)
     _show(context)
     return former
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from config.settings import Settings
-from deploy.deployer import deploy, mend, reactivate
+from deploy.deployer import deploy, mend, reactivate, retreat
 from deploy.door import HttpDoor, ServingDoor
 from deploy.errors import DeployError, NotDeployable
 from deploy.plan import check_return, choose, plan
@@ -106,25 +106,37 @@ class Releases:
             log.warning("Old releases were not removed: %s", error)
         return ended
 
-    def roll_back(self, *, release_id: str | None, reason: str, only_from: str | None = None) -> Deployment:
-        """Serve the release before, or the named one. The one served until then counts as withdrawn.
+    def roll_back(self, *, release_id: str | None, reason: str) -> Deployment:
+        """Serve the release before, or the named one. The one served until then counts as withdrawn."""
+        with self._registry.reading() as tx:
+            active = lineage.active_deployment(tx)
+            wanted = _wanted(tx, release_id=release_id, active=active)
+        return self._return_to(wanted, instead_of=active, reason=reason)
 
-        `only_from` is the release that must be served until then: `NotDeployable` where it is another.
+    def withdraw(self, failing: Deployment, *, reason: str, is_down: bool = False) -> Deployment:
+        """Serve the release before that one; `NotDeployable` where another is served by now.
+
+        `is_down`: its server does not stay up, and cannot be waited for.
         """
         with self._registry.reading() as tx:
             active = lineage.active_deployment(tx)
-            if only_from is not None and (active is None or active.id != only_from):
-                raise NotDeployable(f"{only_from} is not served any more.")
-            wanted = _wanted(tx, release_id=release_id, active=active)
+            if active is None or active.id != failing.id:
+                raise NotDeployable(f"{failing.id} is not served any more.")
+            wanted = _wanted(tx, release_id=None, active=active)
+        return self._return_to(wanted, instead_of=active, reason=reason, is_down=is_down)
+
+    def _return_to(
+        self, wanted: Deployment, *, instead_of: Deployment | None, reason: str, is_down: bool = False
+    ) -> Deployment:
+        with self._registry.reading() as tx:
             check_return(wanted, checkpoint=tx.get(Checkpoint, wanted.checkpoint_id))
-        reactivate(
-            wanted,
-            target=self._target,
-            door=self._door,
-            probe_prompt=self._settings.deployment.probe_prompt,
-        )
+        if is_down:
+            retreat(wanted, target=self._target, door=self._door)
+        else:
+            prompt = self._settings.deployment.probe_prompt
+            reactivate(wanted, target=self._target, door=self._door, probe_prompt=prompt)
         with self._registry.transaction() as tx:
-            return self._note_return(tx, wanted, instead_of=active, reason=reason)
+            return self._note_return(tx, wanted, instead_of=instead_of, reason=reason)
 
     def _current_if_interrupted(self) -> str | None:
         """Asked before the transaction: the target may be another host."""

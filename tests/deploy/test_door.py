@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deploy.door import HttpDoor, ServingDoor
-from deploy.errors import ServerFailed
+from deploy.errors import ServerDown, ServerFailed
 from deploy.exchange import Answer, Question, SlowAnswer
 from deploy.testing import FakeDoor, FakeTarget
 from registry.serving import RELEASE_HEADER
@@ -183,6 +183,25 @@ def test_a_server_that_cannot_be_reached_is_named_with_a_remedy(
     with pytest.raises(ServerFailed, match="http://server:8765 cannot be reached") as caught:
         call(door(fail))
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("error", "is_down"),
+    [
+        (ConnectionRefusedError("refused"), True),
+        (ConnectionResetError("reset"), True),
+        (TimeoutError("no answer"), False),
+        (OSError("no route"), False),
+        (SlowAnswer("too slow"), False),
+    ],
+)
+def test_a_server_that_is_down_is_told_from_one_that_cannot_be_asked(error: OSError, is_down: bool) -> None:
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    with pytest.raises(ServerFailed) as caught:
+        door(fail).health()
+    assert isinstance(caught.value, ServerDown) is is_down
 
 
 def test_a_server_that_does_not_answer_in_time_is_told_apart() -> None:

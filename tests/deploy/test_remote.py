@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy.errors import DeployError, HostUnreachable, NotDeployable, ServerFailed, TransferFailed
+from deploy.errors import (
+    DeployError,
+    HostUnreachable,
+    NotDeployable,
+    ServerDown,
+    ServerFailed,
+    TransferFailed,
+)
 from deploy.gate import answer_line
 from deploy.remote import Candidates, GateDoor, RemoteTarget, hello
 from registry.files import sha256_file
@@ -114,6 +121,21 @@ def test_a_dead_host_is_named_after_a_few_tries(far: FarHost) -> None:
         RemoteTarget(gateway, carrier=far.carrier).current()
     with pytest.raises(ServerFailed, match="no route"):
         GateDoor(gateway).health()
+
+
+def test_a_server_that_is_down_behind_a_gate_is_told_from_a_gate_that_cannot_be_reached(far: FarHost) -> None:
+    far.door.is_down = True
+    with pytest.raises(ServerDown):
+        GateDoor(far.gateway()).health()
+    gateway = far.gateway()
+
+    def connect(_: object) -> object:
+        raise HostUnreachable("no route.")
+
+    gateway._connect = connect  # type: ignore[assignment]
+    with pytest.raises(ServerFailed) as caught:
+        GateDoor(gateway).health()
+    assert not isinstance(caught.value, ServerDown)
 
 
 def test_what_the_server_loads_is_never_pruned(far: FarHost, seal) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pytest
 
 from config.settings import Settings
-from deploy.errors import NotDeployable
+from deploy.errors import NotDeployable, ServerDown
 from deploy.testing import FakeDoor, FakeTarget
 from registry import leases
 from registry.manifests import FileEntry, Manifest
-from registry.records import Deployment, Evaluation
+from registry.records import Deployment, Evaluation, Lease
 from registry.states import DeploymentState, EvaluationState
 from registry.store import Registry
 from registry.testing import SHA, START, make_deployment, make_evaluation, make_ranking, make_suite
@@ -83,10 +83,16 @@ class Desk:
                 tx.add(deployment, actor="test")
 
     def sync(self) -> Deployment:
+        return self.releases().sync(requested_checkpoint_id=None)
+
+    def releases(self) -> Releases:
+        """Of a deployer that has taken over."""
         with self.registry.transaction() as tx:
+            if held := tx.seek(Lease, RESOURCE):
+                leases.release(tx, held)
             lease = leases.acquire(tx, resource=RESOURCE, holder="test", seconds=60)
         assert lease is not None
-        deployer = Releases(
+        return Releases(
             registry=self.registry,
             settings=self.settings,
             lease=lease,
@@ -94,7 +100,6 @@ class Desk:
             target=self.target,
             door=self.door,
         )
-        return deployer.sync(requested_checkpoint_id=None)
 
     def states(self) -> dict[str, str]:
         with self.registry.reading() as tx:
@@ -204,3 +209,41 @@ def test_a_rollback_that_died_before_it_was_saved_is_saved(desk: Desk) -> None:
     )
     assert desk.sync().id == OLD
     assert desk.states() == {OLD: "active", NEW: "rolled_back"}
+
+
+def replaced(desk: Desk) -> Deployment:
+    """The new one is served, the old one was before."""
+    served = make_deployment(id=NEW, generation=2, checkpoint_id="best")
+    desk.add(old(state=DeploymentState.SUPERSEDED), served)
+    desk.target.activate(NEW)
+    desk.door.release_id = NEW
+    return served
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_release_that_kills_its_server_is_withdrawn_whether_that_is_up_just_then(
+    desk: Desk, is_up: bool
+) -> None:
+    served = replaced(desk)
+    desk.door.is_down = not is_up
+    assert desk.releases().withdraw(served, reason="it dies", is_down=True).id == OLD
+    assert desk.target.current() == OLD
+    assert desk.states() == {OLD: "active", NEW: "rolled_back"}
+    desk.door.is_down = False
+    assert desk.door.health().release_id == (OLD if is_up else NEW)
+
+
+def test_what_fails_its_requests_is_not_withdrawn_without_its_server(desk: Desk) -> None:
+    served = replaced(desk)
+    desk.door.is_down = True
+    with pytest.raises(ServerDown):
+        desk.releases().withdraw(served, reason="it fails")
+    assert desk.target.current() == NEW
+    assert desk.states()[NEW] == "active"
+
+
+def test_what_is_not_served_any_more_is_not_withdrawn(desk: Desk) -> None:
+    served = replaced(desk)
+    desk.releases().roll_back(release_id=None, reason="by a person")
+    with pytest.raises(NotDeployable, match="is not served any more"):
+        desk.releases().withdraw(served, reason="it dies", is_down=True)
