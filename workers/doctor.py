@@ -24,12 +24,14 @@ from redis.exceptions import RedisError
 from config.errors import SettingsError
 from config.home import Home
 from config.settings import LOOPBACK, Settings
+from deploy.config import GateConfig
 from registry.errors import TandemError
 from registry.records import Record
 from registry.schema import check_schema
 from registry.store import Registry
 from workers import signing
 from workers.devices import open_device
+from workers.stack.gate import gate_config, gate_config_path, read_gate_config
 
 FindingState = Literal["ok", "warning", "failed", "unknown"]
 VERSIONS_KEY = "tandem:versions"  # host -> version, as each host's last `tandem doctor` found it
@@ -70,6 +72,7 @@ def examine(
         *redis_findings(client, host=settings.host_name, clock=clock),
         registry_finding(settings),
         gpu_finding(),
+        *gate_findings(settings),
         port_finding("inference server", port=settings.server.port),
         port_finding("flower", port=settings.flower.port),
     ]
@@ -253,6 +256,26 @@ def gpu_finding() -> Finding:
             check="gpu", state="warning", found="none is seen; work runs on the CPU", remedy=remedy
         )
     return Finding(check="gpu", state="ok", found=f"{device.name}, {free_bytes / 1e9:.1f} GB free")
+
+
+def gate_findings(settings: Settings) -> Iterator[Finding]:
+    """Does this host's gate know what its settings say? Nothing is found where there is no gate."""
+    path = gate_config_path(settings)
+    if not path.exists():
+        return
+    told, wanted = read_gate_config(path), gate_config(settings)
+    remedy = "Start the server anew: `docker-compose up -d`, or `tandem up`; it writes the file."
+    if told is None:
+        found = f"{path} cannot be read, or is of another version"
+        yield Finding(check="gate", state="failed", found=found, remedy=remedy)
+        return
+    wrong = [name for name in GateConfig.model_fields if getattr(told, name) != getattr(wanted, name)]
+    if not wrong:
+        yield Finding(check="gate", state="ok", found=f"{path} says what the settings say")
+        return
+    differences = [f"{name} {getattr(told, name)}, not {getattr(wanted, name)}" for name in wrong]
+    found = f"{path} says {'; '.join(differences)} as the settings do"
+    yield Finding(check="gate", state="failed", found=found, remedy=remedy)
 
 
 def port_finding(name: str, *, port: int) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from config.home import Home
 from workers.host_plan import HostPlan
@@ -10,13 +11,24 @@ from workers.host_plan import HostPlan
 REDIS_USER = "tandem"
 AUTHORITY_NAME = "redis_ca.crt"
 SERVER_NAMES = ("redis_server.key", "redis_server.crt")
+HEADER = "# Written by `tandem init-host`. It holds no password: those lie in TANDEM_HOME/secrets."
+OWN_NAMES = frozenset(
+    {
+        *("TANDEM_HOME", "TANDEM_NAME"),
+        *("TANDEM_REDIS__URL", "TANDEM_REDIS__PORT", "TANDEM_REDIS__CA", "TANDEM_REDIS__SIGNED"),
+        *("TANDEM_DEPLOY__HOST", "TANDEM_DEPLOY__PORT", "TANDEM_DEPLOY__CANDIDATE_HOSTS"),
+        *("STACK_TORCH", "STACK_UID", "STACK_GID", "STACK_REDIS_ADDRESS", "STACK_REDIS_PLAIN_PORT"),
+        *("STACK_REDIS_TLS_PORT", "STACK_REDIS_TLS_CERTIFICATE", "STACK_REDIS_TLS_KEY"),
+        *("STACK_REDIS_TLS_CA", "STACK_REDIS_CLI"),
+    }
+)
 TLS_MOUNT = "/data"  # run/redis of the home, inside Redis's container
 
 
 def environment_text(plan: HostPlan) -> str:
     """The `.env`: settings for containers and commands alike, and what docker-compose.yml asks for."""
     lines = [
-        "# Written by `tandem init-host`. It holds no password: those lie in TANDEM_HOME/secrets.",
+        HEADER,
         f"TANDEM_HOME={plan.home}",
         *([f"TANDEM_NAME={plan.name}"] if plan.name else []),
         f"TANDEM_REDIS__URL={scheme(plan)}://{REDIS_USER}@{plan.redis_address}:{plan.redis_port}/0",
@@ -32,9 +44,20 @@ def environment_text(plan: HostPlan) -> str:
     return "\n".join(lines) + "\n"
 
 
+def added_by_hand(path: Path) -> str:
+    """What somebody wrote into a `.env` beside the lines that are made here."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    added = [line for line in lines if line != HEADER and _name_of(line) not in OWN_NAMES]
+    return "".join(f"{line}\n" for line in added)
+
+
 def scheme(plan: HostPlan) -> str:
     """Of Redis' URL."""
     return "rediss" if plan.has_tls or plan.redis_authority else "redis"
+
+
+def _name_of(line: str) -> str:
+    return line.partition("=")[0].strip().removeprefix("export ").strip()
 
 
 def _redis_lines(plan: HostPlan) -> Iterator[str]:

@@ -18,9 +18,16 @@ from registry.files import write_atomically
 from workers import signing
 from workers.certificates import make_server_files, make_signing_pair
 from workers.errors import StackError
-from workers.host_environment import AUTHORITY_NAME, REDIS_USER, SERVER_NAMES, environment_text, scheme
+from workers.host_environment import (
+    AUTHORITY_NAME,
+    REDIS_USER,
+    SERVER_NAMES,
+    added_by_hand,
+    environment_text,
+    scheme,
+)
 from workers.host_plan import HostPlan
-from workers.stack.gate import write_gate_config
+from workers.stack.gate import GATE_NAME, write_gate_config
 
 PUBLIC_MODE = 0o644
 KEYS = ("deploy_data_key", "deploy_command_key")
@@ -40,7 +47,8 @@ def provision(plan: HostPlan, *, force: bool = False) -> list[Path]:
     (home.run / "redis").mkdir(exist_ok=True, mode=0o700)
     written = [_write(path, text=text, mode=mode) for path, text, mode in _secrets(plan, home=home)]
     written.append(_write(home.run / USERS_NAME, text=users_text(plan), mode=PUBLIC_MODE))
-    written.append(_write(target, text=environment_text(plan), mode=SECRET_MODE))
+    environment = environment_text(plan) + added_by_hand(target)
+    written.append(_write(target, text=environment, mode=SECRET_MODE))
     if plan.data_public_key:
         written.append(write_gate_config(Settings(home=plan.home, name=plan.name)))
     _give_away(plan, home=home, also=target)
@@ -135,7 +143,7 @@ def _copied(source: Path, *, into: Path) -> Iterator[tuple[Path, str]]:
 def _authorized_keys(plan: HostPlan, *, home: Home) -> str:
     """The training host's two keys, each held to its one purpose."""
     lines = authorized_keys(
-        config_path=home.run / "gate.json",
+        config_path=home.run / GATE_NAME,
         incoming_dir=home.incoming,
         python=plan.python,
         data_public_key=plan.data_public_key or "",
@@ -159,7 +167,8 @@ def _refuse_overwriting(paths: list[Path], *, force: bool) -> None:
     if existing and not force:
         raise StackError(
             f"{existing[0]} exists already; nothing was written.",
-            remedy="--force writes it anew: the keys change; Redis keeps its password if none is given. "
+            remedy="--force writes it anew: the keys change; Redis keeps its password if none is given, and "
+            ".env what was added to it. "
             "--add makes one more --peer known and changes nothing else.",
         )
 

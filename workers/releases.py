@@ -21,6 +21,7 @@ from registry.states import DeploymentState
 from registry.store import Registry, Transaction
 from workers import calibrations
 from workers.remotes import open_remote
+from workers.stack.gate import door_seconds
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def open_serving_host(settings: Settings, *, fence: int = 0) -> Iterator[tuple[R
     door = HttpDoor(
         settings.server_url,
         admin_key=settings.paths.secret("server_admin_key"),
-        timeout_seconds=settings.deployment.timeout_seconds,
+        timeout_seconds=door_seconds(settings),
     )
     yield LocalTarget(settings.paths.releases), door
 

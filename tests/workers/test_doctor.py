@@ -8,9 +8,11 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from config.home import Home
+from config.settings import Settings, load_settings
 from workers.doctor import (
     clock_finding,
     disk_finding,
+    gate_findings,
     link_finding,
     own_versions,
     program_finding,
@@ -19,6 +21,7 @@ from workers.doctor import (
     ssh_finding,
     versions_finding,
 )
+from workers.stack.gate import write_gate_config
 
 GB = 1_000_000_000
 
@@ -144,3 +147,14 @@ def test_what_makes_the_numbers_is_named_with_its_version() -> None:
         assert f"{name} " in said
     assert "unknown" not in said
     assert "+" not in said
+
+
+def test_a_gate_is_compared_with_the_settings_of_its_host(settings: Settings) -> None:
+    assert list(gate_findings(settings)) == []
+    path = write_gate_config(settings)
+    assert [finding.state for finding in gate_findings(settings)] == ["ok"]
+    (finding,) = gate_findings(load_settings(home=settings.home, server={"port": 9000}))
+    assert finding.state == "failed"
+    assert "server_url http://127.0.0.1:8765, not http://127.0.0.1:9000" in finding.found
+    path.write_text("{}")
+    assert [finding.state for finding in gate_findings(settings)] == ["failed"]

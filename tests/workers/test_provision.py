@@ -132,6 +132,16 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     assert "10.0.0.2" in (tmp_path / ".env").read_text()
 
 
+def test_force_keeps_what_was_added_to_the_environment_by_hand(tmp_path: Path) -> None:
+    provision(plan(tmp_path, has_tls=True, is_signed=True, name="train-1", peer="intel"))
+    environment = tmp_path / ".env"
+    by_hand = "# our port\nTANDEM_SERVER__PORT=9000\nexport TANDEM_LOG_LEVEL=DEBUG\n"
+    environment.write_text(environment.read_text() + by_hand)
+    for _ in range(2):
+        provision(plan(tmp_path), force=True)
+        assert environment.read_text() == environment_text(plan(tmp_path)) + by_hand
+
+
 def test_an_intelligence_host_takes_the_training_hosts_password(tmp_path: Path) -> None:
     provision(plan(tmp_path, roles=("intel",), redis_password="0123456789abcdefgh"))
     assert (tmp_path / "var/secrets/redis_password").read_text() == "0123456789abcdefgh\n"

@@ -2,19 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
-from config.settings import Settings
-from deploy.errors import NotDeployable, ServerDown
+import workers.releases
+from config.settings import Settings, load_settings
+from deploy.door import HttpDoor
+from deploy.errors import NotDeployable, ServerDown, ServerFailed
+from deploy.exchange import Answer, Question, SlowAnswer
 from deploy.testing import FakeDoor, FakeTarget
 from registry import leases
 from registry.manifests import FileEntry, Manifest
 from registry.records import Deployment, Evaluation, Lease
+from registry.serving import SetActiveAnswer
 from registry.states import DeploymentState, EvaluationState
 from registry.store import Registry
 from registry.testing import SHA, START, make_deployment, make_evaluation, make_ranking, make_suite
-from workers.releases import RESOURCE, Releases
+from workers.releases import RESOURCE, Releases, open_serving_host
 from workers.testing_evaluations import add_evaluated, right_on
 
 
@@ -247,3 +252,21 @@ def test_what_is_not_served_any_more_is_not_withdrawn(desk: Desk) -> None:
     desk.releases().roll_back(release_id=None, reason="by a person")
     with pytest.raises(NotDeployable, match="is not served any more"):
         desk.releases().withdraw(served, reason="it dies", is_down=True)
+
+
+def test_a_vllm_that_takes_minutes_to_start_is_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in that needs ten minutes, and tells who asks with less patience."""
+
+    def exchange(asked: Question) -> Answer:
+        if asked.seconds < 600:
+            raise SlowAnswer("too slow")
+        answer = SetActiveAnswer(release_id=NEW, weights_sha256=SHA, previous_release_id=OLD, loaded_at=START)
+        return Answer(200, content=answer.model_dump_json().encode())
+
+    monkeypatch.setattr(workers.releases, "HttpDoor", partial(HttpDoor, exchange=exchange))
+    with open_serving_host(settings) as (_, door), pytest.raises(ServerFailed, match="did not answer"):
+        door.set_active(NEW)
+    with open_serving_host(load_settings(home=settings.home, server={"engine": "vllm"})) as (_, door):
+        assert door.set_active(NEW).release_id == NEW

@@ -20,6 +20,7 @@ from registry.schema import upgrade
 from registry.store import Registry
 from workers.app import app
 from workers.errors import StackError
+from workers.stack.gate import refresh_gate_config
 from workers.stack.parts import stack_parts
 from workers.stack.state import end_leftovers, forget_state, is_alive, read_state
 from workers.stack.supervisor import Supervisor
@@ -34,6 +35,7 @@ def open_stack(settings: Settings) -> Supervisor:
     """A supervisor for these settings, its home prepared and its registry up to date; nothing runs yet."""
     os.environ["TANDEM_HOME"] = str(settings.home)  # this process's Celery client reads settings too
     settings.paths.prepare()
+    refresh_gate_config(settings)
     supervisor = Supervisor(stack_parts(settings, celery=app), settings=settings)
     supervisor.claim()
     upgrade(Registry(settings.database_url))

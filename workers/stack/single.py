@@ -12,18 +12,26 @@ from registry.errors import TandemError
 from registry.schema import upgrade
 from registry.store import Registry
 from workers.errors import StackError
+from workers.stack.gate import refresh_gate_config
 from workers.stack.parts import Part, stack_parts
 from workers.status import beat_status
+
+BESIDE_THE_GATE = ("intelligence", "server")
 
 Replace = Callable[[str, tuple[str, ...], dict[str, str]], object]
 
 
 def run_part(settings: Settings, *, name: str, celery: Celery, replace: Replace = os.execvpe) -> None:
-    """Become the named part. The control worker brings the registry up to date first: it stands beside it."""
+    """Become the named part. The control worker brings the registry up to date first: it stands beside it.
+
+    What stands beside the gate tells it the settings that they start with.
+    """
     settings.paths.prepare()
     part = find_part(settings, name=name, celery=celery)
     if name == "control":
         upgrade(Registry(settings.database_url))
+    if name in BESIDE_THE_GATE:
+        refresh_gate_config(settings)
     replace(part.command[0], part.command, {**os.environ, **part.environment})
 
 

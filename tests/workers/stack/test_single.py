@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from config.settings import RedisSettings, Settings
+from config.settings import RedisSettings, ServerSettings, Settings
 from registry import asks
 from registry.schema import check_schema, upgrade
 from registry.store import Registry
 from workers.errors import StackError
+from workers.stack.gate import write_gate_config
 from workers.stack.single import check_part, run_part
 
 
@@ -44,6 +45,16 @@ def test_a_part_is_replaced_by_its_process_with_the_password_out_of_sight(hosted
 def test_the_control_worker_brings_the_registry_up_to_date_first(hosted: Settings) -> None:
     run_part(hosted, name="control", celery=celery(), replace=lambda *_: None)
     check_schema(Registry(hosted.database_url))
+
+
+@pytest.mark.parametrize("name", ["intelligence", "server"])
+def test_what_stands_beside_the_gate_tells_it_its_settings(hosted: Settings, name: str) -> None:
+    path = write_gate_config(hosted)
+    moved = hosted.model_copy(update={"server": ServerSettings(port=9001)})
+    run_part(moved, name="flower", celery=celery(), replace=lambda *_: None)
+    assert "127.0.0.1:9001" not in path.read_text()
+    run_part(moved, name=name, celery=celery(), replace=lambda *_: None)
+    assert "127.0.0.1:9001" in path.read_text()
 
 
 def test_an_unknown_part_is_refused_with_those_that_there_are(hosted: Settings) -> None:
