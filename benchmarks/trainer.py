@@ -5,7 +5,8 @@ Same rows, same model, same optimizer, same number of threads, at three model si
 of lengths. Useful tokens are those of the rows, never padding. The contenders take turns, so that a drift of
 the machine favours none; each starts from the same untrained weights. The bare loop takes the engine's own
 batches and does nothing but forward, backward and update: the distance to it is what messages, checks and
-control cost.
+control cost. How far rows of unlike length, eight at random, are padded bounds what can be won over a trainer
+that does so: it is told with each cell.
 
 `--cpu-time` counts the seconds of CPU that all threads of this process took instead of those that passed: on
 a machine that others keep busy these say more, though a shared core and its caches still cost.
@@ -28,6 +29,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -45,6 +47,8 @@ WARM_UP_SECONDS = 1.0
 OURS = "tandem"
 MATMUL_SIZE = 1024
 NUM_MATMULS = 20
+PEER_ROWS = 8
+NUM_SHUFFLES = 20
 NEEDED = {"HF": "accelerate", "TRL": "trl"}
 
 Rates = dict[str, list[float]]
@@ -94,6 +98,15 @@ def flops_per_token(material: Material) -> float:
     mean_prefix = float((lengths**2).sum() / lengths.sum()) / 2
     width = config.num_attention_heads * config.head_dim
     return 6 * num_weights + 12 * config.num_hidden_layers * width * mean_prefix
+
+
+def padding_factor(lengths: np.ndarray) -> float:
+    """Tokens of batches of eight random rows, each padded to its longest, to one token of a row."""
+    draw = np.random.default_rng(0)
+    usable = len(lengths) // PEER_ROWS * PEER_ROWS
+    shuffled = np.stack([draw.permutation(lengths)[:usable] for _ in range(NUM_SHUFFLES)])
+    longest = shuffled.reshape(-1, PEER_ROWS).max(axis=1)
+    return float(PEER_ROWS * longest.sum() / shuffled.sum())
 
 
 def _contenders() -> dict[str, Contender]:
@@ -163,6 +176,7 @@ def _describe(material: Material, *, options: argparse.Namespace) -> str:
     lengths = material.dataset.lengths
     return (
         f"{len(lengths)} rows of {lengths.min()} to {lengths.max()} tokens (mean {lengths.mean():.0f}), "
+        f"{padding_factor(lengths):.2f} times as many where eight are padded at random, "
         f"{material.tokens_per_batch} tokens a batch, {options.repeats} x {options.seconds:g} s each in turns"
     )
 
