@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from registry.errors import StaleWrite, TandemError
+from registry.os_errors import outage
 from registry.records import Record
 from workers.app import app
 from workers.context import Context, current_context
@@ -15,6 +16,10 @@ from workers.errors import TaskFailed
 
 log = logging.getLogger(__name__)
 
+REMEDIES = {
+    "disk": "Free space on the worker's disk, or mend it; then ask again.",
+    "network": "What lies on another machine does not answer; ask again later.",
+}
 Request = TypeVar("Request", bound=Record)
 Handler = Callable[[Request, Context], Record | None]
 
@@ -23,7 +28,8 @@ def door(name: str) -> Callable[[Handler[Request]], Handler[Request]]:
     """Register a handler under a public name. It gets the parsed request and this process's context.
 
     A stale result is discarded quietly: somebody else has the work. Any other expected error becomes
-    `TaskFailed` with its whole sentence, so that the caller reads what the worker knew.
+    `TaskFailed` with its whole sentence, so that the caller reads what the worker knew. So does a disk that
+    is full, or one on another machine that does not answer.
     """
     contract = contract_of(name)
 
@@ -37,6 +43,11 @@ def door(name: str) -> Callable[[Handler[Request]], Handler[Request]]:
                 return None
             except TandemError as error:
                 raise TaskFailed(str(error)) from None
+            except OSError as error:
+                what = outage(error)
+                if what is None:
+                    raise
+                raise TaskFailed(f"{name} could not do its work: {error}.", remedy=REMEDIES[what]) from None
             return None if result is None else result.model_dump(mode="json")
 
         run.__doc__ = handler.__doc__

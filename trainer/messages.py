@@ -14,7 +14,16 @@ from registry.progress import MicroEvaluation, TrainingAlert
 from registry.records import Record
 
 FailureKind = Literal[
-    "data", "config", "diverged", "out_of_memory", "model", "disk", "orphaned", "peer_lost", "internal"
+    "data",
+    "config",
+    "diverged",
+    "out_of_memory",
+    "model",
+    "disk",
+    "network",
+    "orphaned",
+    "peer_lost",
+    "internal",
 ]
 EndState = Literal["finished", "stopped", "paused"]
 

@@ -12,11 +12,13 @@
 | 7 | the disk is full |
 | 8 | the supervisor is gone |
 | 9 | one of several processes: another is gone, or ended the run and said why |
+| 10 | a file or a process on another machine cannot be reached |
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -28,6 +30,7 @@ from types import FrameType
 from typing import NoReturn
 
 from registry.errors import TandemError
+from registry.os_errors import outage_behind
 from trainer.config.job import JobConfig, read_job
 from trainer.control import FlagControl
 from trainer.errors import TrainerError
@@ -48,7 +51,9 @@ EXIT_CODES: dict[FailureKind, int] = {
     "disk": 7,
     "orphaned": 8,
     "peer_lost": 9,
+    "network": 10,
 }
+BLAMES_A_CAUSE: tuple[FailureKind, ...] = ("internal", "config", "data", "model")
 UNSAID: tuple[FailureKind, ...] = ("orphaned", "peer_lost")  # nobody listens, or another said it
 LAST_WORDS = b"The control pipe is closed: the supervisor is gone. To train without one, pass --alone.\n"
 
@@ -104,19 +109,33 @@ def _train(config: JobConfig, *, emit: Emit, control: FlagControl) -> None:
 
 
 def _fail(error: Exception, *, emit: Emit) -> int:
+    """Tell first: the log may lie on the very disk that is full."""
     failed = _failure(error)
-    if failed.kind == "internal":
-        traceback.print_exception(error, file=sys.stderr)
-    print(f"{failed.message} {failed.remedy}".strip(), file=sys.stderr)  # noqa: T201 - the log of this job
-    if failed.kind not in UNSAID:
-        try:
-            emit(failed)
-        except TrainerError as orphaned:
-            return EXIT_CODES[orphaned.kind]
-    return EXIT_CODES[failed.kind]
+    kind = failed.kind if failed.kind in UNSAID else _tell(failed, emit=emit)
+    with contextlib.suppress(OSError):
+        if failed.kind == "internal":
+            traceback.print_exception(error, file=sys.stderr)
+        print(f"{failed.message} {failed.remedy}".strip(), file=sys.stderr)  # noqa: T201 - the log of this job
+    return EXIT_CODES[kind]
+
+
+def _tell(failed: Failed, *, emit: Emit) -> FailureKind:
+    """How it ends: as told, or as an orphan where nobody listens."""
+    try:
+        emit(failed)
+    except TrainerError as orphaned:
+        return orphaned.kind
+    return failed.kind
 
 
 def _failure(error: Exception) -> Failed:
+    failed = _failure_as_raised(error)
+    # Whatever could not be read or written: the disk or the network is at fault, and not the job.
+    outage = outage_behind(error) if failed.kind in BLAMES_A_CAUSE else None
+    return failed if outage is None else failed.changed(kind=outage)
+
+
+def _failure_as_raised(error: Exception) -> Failed:
     if isinstance(error, TrainerError):
         return Failed(kind=error.kind, message=error.message, remedy=error.remedy)
     if isinstance(error, MemoryError):
@@ -178,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
             'one JSON message a line, takes {"command": "stop"} or {"command": "pause"} on standard input, '
             "and ends as soon as that is closed. Exit codes: 0 finished, stopped or paused; 1 unforeseen; "
             "2 job file; 3 data; 4 diverged; 5 out of memory; 6 model; 7 disk full; 8 supervisor gone; "
-            "9 another of its processes gone. torchrun may start it as well."
+            "9 another of its processes gone; 10 network. torchrun may start it as well."
         ),
     )
     parser.add_argument("job", type=Path, metavar="JOB.json", help="job file, see trainer/config/job.py")

@@ -110,9 +110,12 @@ class TrainerChild:
 
     def last_words(self) -> str:
         """The end of what it wrote to its log: the cause of a death it could not report."""
-        with self._log_file.open("rb") as log:
-            log.seek(max(self._log_start, self._log_file.stat().st_size - LAST_LOG_BYTES))
-            lines = log.read().decode(errors="replace").strip().splitlines()
+        try:
+            with self._log_file.open("rb") as log:
+                log.seek(max(self._log_start, self._log_file.stat().st_size - LAST_LOG_BYTES))
+                lines = log.read().decode(errors="replace").strip().splitlines()
+        except OSError as error:
+            return f"Its log cannot be read: {error}"
         return lines[-1].strip() if lines else ""
 
     def _read(self, stream: IO[bytes] | None) -> None:

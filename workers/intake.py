@@ -24,6 +24,7 @@ from intelligence.pairs import cluster_name
 from registry.errors import DatasetError, ManifestError, ProfileError
 from registry.files import sha256_file, sync_directory, sync_tree, write_atomically
 from registry.manifests import Manifest, list_files, weights_sha256, write_manifest
+from registry.os_errors import outage
 from registry.profiles.base import Profile, wrap_row
 from registry.profiles.catalogue import PLAIN
 from registry.records import Dataset, Suite
@@ -185,6 +186,8 @@ def _take_rows(path: Path, *, store: Path) -> tuple[Path, str, int]:
         try:
             shutil.copyfile(path, copy)
         except OSError as error:
+            if outage(error) is not None:
+                raise  # not the file's fault: the same one may be taken later
             raise DatasetError(f"{path} cannot be copied to {store}: {error.strerror}.") from None
         num_rows = sum(1 for _ in read_rows(copy))
         digest = sha256_file(copy)

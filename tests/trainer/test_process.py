@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import pty
@@ -56,6 +58,11 @@ def write_job(job: JobFactory, tmp_path: Path) -> WriteJob:
     return write
 
 
+def because(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "code"),
     [
@@ -69,6 +76,14 @@ def write_job(job: JobFactory, tmp_path: Path) -> WriteJob:
         (TrainerError("odd"), "internal", 1),
         (TandemError("odd"), "internal", 1),
         (ZeroDivisionError("odd"), "internal", 1),
+        (OSError(errno.ENOSPC, "full"), "disk", 7),
+        (OSError(errno.EIO, "broken"), "disk", 7),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), "network", 10),
+        (TimeoutError("timed out"), "network", 10),
+        (because(TrainerError("odd"), OSError(errno.ESTALE, "stale")), "network", 10),
+        (because(ConfigError("bad", field="a"), OSError(errno.ENOSPC, "full")), "disk", 7),
+        (because(ModelError("no weights"), OSError("not there")), "model", 6),
+        (because(OutOfMemory("full"), OSError(errno.ENOSPC, "full")), "out_of_memory", 5),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
@@ -82,6 +97,23 @@ def test_every_failure_has_its_kind_and_exit_code(
     said: list[ChildMessage] = []
     assert process.run(write_job(), emit=said.append, control=FlagControl()) == code
     assert [message.kind for message in said if isinstance(message, Failed)] == [kind]
+
+
+def test_a_log_on_the_full_disk_keeps_no_failure_from_being_told(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(process, "_train", fail)
+    said: list[ChildMessage] = []
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert process.run(write_job(), emit=said.append, control=FlagControl()) == 7
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert [message.kind for message in said if isinstance(message, Failed)] == ["disk"]
 
 
 def test_an_orphan_says_nothing(write_job: WriteJob, monkeypatch: pytest.MonkeyPatch) -> None:

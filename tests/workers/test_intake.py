@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,30 @@ def test_a_link_that_leads_outside_is_refused(settings: Settings) -> None:
 def test_a_missing_file_is_said_with_where_it_was_looked_for(settings: Settings) -> None:
     with pytest.raises(DatasetError, match="none.jsonl does not exist"):
         intake.locate("none.jsonl", settings=settings)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_takes_nothing_is_no_fault_of_the_file(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = write_rows(settings.paths.inbox / "a.jsonl", "abc")
+    monkeypatch.setattr(shutil, "copyfile", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        intake.take_dataset(path, settings=settings, now=START)
+    assert list(settings.paths.datasets.iterdir()) == []
+
+
+def test_a_file_that_may_not_be_read_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    path = write_rows(settings.paths.inbox / "a.jsonl", "abc")
+    monkeypatch.setattr(shutil, "copyfile", refuse)
+    with pytest.raises(DatasetError, match="cannot be copied to .*: Permission denied"):
+        intake.take_dataset(path, settings=settings, now=START)
 
 
 def test_a_dataset_is_copied_and_named_by_its_content(settings: Settings) -> None:
