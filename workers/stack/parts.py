@@ -18,6 +18,7 @@ from workers.contracts import CONTROL, EVALUATION, INTELLIGENCE
 from workers.stack.redis_server import find_redis_server, write_redis_config
 
 CHECK_SECONDS = 1.0
+STOP_SECONDS = 15.0  # for a worker to end its task, or for the runner to write what its trainer saved
 UNAUTHORIZED = 401
 
 
@@ -59,11 +60,12 @@ def worker_part(
     command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", node_name(settings, name)]
     command += ["-Q", ",".join(str(queue) for queue in queues), "-c", str(num_processes)]
     command += ["--loglevel", settings.log_level, "--without-gossip", "--without-mingle"]
+    save_seconds = settings.training.stop_grace_seconds if name == "train" else 0.0
     return Part(
         name,
         tuple(command),
         lambda: _worker_answers(celery, node=node_name(settings, name)),
-        stop_seconds=settings.training.stop_grace_seconds if name == "train" else 15.0,
+        stop_seconds=save_seconds + STOP_SECONDS,
     )
 
 

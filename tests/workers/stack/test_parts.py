@@ -51,3 +51,12 @@ def test_a_named_host_gives_its_workers_its_name(settings: Settings) -> None:
     assert part.command[part.command.index("-n") + 1] == "train@intel-2"
     assert is_ready(named, [{"train@intel-2": {"ok": "pong"}}])
     assert not is_ready(named, [{f"train@{socket.gethostname()}": {"ok": "pong"}}])
+
+
+def test_a_worker_that_trains_has_time_to_write_down_what_its_trainer_saved(settings: Settings) -> None:
+    celery = Celery("parts", set_as_current=False)
+    train = worker_part(settings, celery=celery, name="train", queues=("high",))
+    control = worker_part(settings, celery=celery, name="control", queues=("control",))
+    # The runner's own count begins later, and it writes to the registry after it.
+    assert train.stop_seconds >= settings.training.stop_grace_seconds + 15
+    assert control.stop_seconds == 15
