@@ -6,7 +6,7 @@ message changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -183,12 +183,29 @@ def reject(
     return ended
 
 
-def requeue_abandoned(tx: Transaction, *, actor: str) -> list[TrainingJob]:
-    """Put back the running jobs whose lease expired: their worker is dead or cut off."""
+def requeue_abandoned(
+    tx: Transaction,
+    *,
+    actor: str,
+    kind: str = "worker_lost",
+    can_retry: bool = True,
+    not_before: Callable[[TrainingJob], datetime | None] = lambda _job: None,
+) -> list[TrainingJob]:
+    """Put back the running jobs whose lease expired: their worker is dead or cut off.
+
+    Whether and from when each may be tried again is the caller's to say; as it stands, at once.
+    """
     abandoned = [job for job in running(tx) if not leases.is_held(tx, resource=resource_of(job.id))]
-    message = "its worker stopped renewing the lease (killed, frozen or cut off)"
     return [
-        record_problem(tx, job, kind="worker_lost", message=message, can_retry=True, actor=actor)
+        record_problem(
+            tx,
+            job,
+            kind=kind,
+            message="its worker stopped renewing the lease (killed, frozen or cut off)",
+            can_retry=can_retry,
+            actor=actor,
+            not_before_at=not_before(job),
+        )
         for job in abandoned
     ]
 

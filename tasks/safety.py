@@ -5,7 +5,7 @@ from __future__ import annotations
 from registry import asks, judgements, queue
 from registry.messages import Nothing
 from tasks.door import door
-from workers import projections, steering
+from workers import failures, projections, steering
 from workers.context import Context
 from workers.pipeline import bells, owed
 from workers.status import redis_status, system_status
@@ -18,7 +18,7 @@ def sweep(_request: Nothing, context: Context) -> None:
     nodes = None if depths is None else steering.answering_nodes(context.celery)
     with context.registry.transaction() as tx:
         asks.put(tx, kind="tick", subject_id="sweep")  # by its age `status` knows that beat is alive
-        queue.requeue_abandoned(tx, actor="sweep")
+        failures.requeue_abandoned(tx, actor="sweep")
         queue.cancel_followers(tx, actor="sweep")
         judgements.prune(tx, actor="sweep")
         steering.note_hosts(tx, nodes=nodes)

@@ -1,4 +1,5 @@
-"""What a runner makes of its trainer's reports: progress, time left, device, and alerts as they come and go.
+"""What a runner makes of its trainer's reports: progress, time left, device, warnings, and alerts as they
+come and go.
 
 ETAs are kept at fixed shares of a run, so that once it has ended anybody can see how far off they were.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from registry.errors import RegistryUnavailable
 from registry.progress import DeviceReading, EndPrediction, TimeLeft, TrainingAlert
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 SHARES = (0.1, 0.5, 0.9)
 MAX_LATENESS = 0.1  # a share missed by more is not predicted: it would be another share
 EVENT_KIND = "TrainingAlert"
+WARNING_KIND = "TrainingWarning"
+MAX_WARNINGS = 100  # as events, of one attempt; the worker's log has all
 
 
 @dataclass
@@ -39,6 +43,8 @@ class RunWatch:
     _trainer_memory_bytes: int | None = None
     _open: dict[str, TrainingAlert] = field(default_factory=dict)
     _changes: list[tuple[TrainingAlert, bool]] = field(default_factory=list)
+    _warnings: list[str] = field(default_factory=list)
+    _num_warnings: int = 0
 
     def __post_init__(self) -> None:
         """Alerts that an earlier attempt left open are cleared by the first report that has them no more."""
@@ -87,17 +93,22 @@ class RunWatch:
         self._compare((*(one for one in self._open.values() if one.kind != alert.kind), alert))
         return alert
 
-    @property
-    def has_events(self) -> bool:
-        """True where an alert came or went since `forget_events`."""
-        return bool(self._changes)
+    def note_warning(self, message: str) -> None:
+        """The trainer met something and went on: people read it in the log and among the job's events."""
+        log.warning("%s: %s", self.job.id, message)
+        self._num_warnings += 1
+        if self._num_warnings <= MAX_WARNINGS:
+            is_last = self._num_warnings == MAX_WARNINGS
+            self._warnings.append(f"{message} More warnings are in the worker's log." if is_last else message)
 
     def write_events(self, tx: Transaction, *, actor: str) -> None:
-        """One event for each alert raised or cleared since `forget_events`."""
+        """One event for each warning, and for each alert raised or cleared, since `forget_events`."""
+        for message in self._warnings:
+            self._log(tx, kind=WARNING_KIND, after="warned", actor=actor, reason=message)
         for alert, is_raised in self._changes:
-            tx.log(
+            self._log(
+                tx,
                 kind=EVENT_KIND,
-                subject_id=self.job.id,
                 before=None if is_raised else "raised",
                 after="raised" if is_raised else "cleared",
                 actor=actor,
@@ -108,6 +119,10 @@ class RunWatch:
     def forget_events(self) -> None:
         """They are written, and the transaction has ended well."""
         self._changes.clear()
+        self._warnings.clear()
+
+    def _log(self, tx: Transaction, *, before: str | None = None, **fields: Any) -> None:
+        tx.log(subject_id=self.job.id, before=before, **fields)
 
     def _compare(self, alerts: tuple[TrainingAlert, ...]) -> None:
         current = {str(alert.kind): alert for alert in alerts}

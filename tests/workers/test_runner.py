@@ -1,50 +1,35 @@
 """What a runner makes of what its trainer says, on a real registry."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import workers.runner
 from config.settings import Settings
 from registry import commands, leases, queue
 from registry.records import Checkpoint, Event, TrainingJob
 from registry.states import Command, JobState
 from registry.store import Registry
-from registry.testing import ManualClock, add_queued_job, make_checkpoint, make_suite
-from trainer.messages import Failed, FailureKind, Finished
-from workers.runner import TrainingRun, claim
+from registry.testing import ManualClock, make_suite
+from trainer.messages import Failed, FailureKind, Finished, Warned
+from workers.run_watch import WARNING_KIND
+from workers.runner import TrainingRun
 from workers.testing import FakeChild, finished, progress, saved
 
-Start = Callable[[FakeChild], TrainingRun]
-
-
-@pytest.fixture
-def start(registry: Registry, settings: Settings) -> Start:
-    with registry.transaction() as tx:
-        tx.add(make_checkpoint(id="base-aaaaaa", origin="base", step=0), actor="test")
-        add_queued_job(tx)
-
-    def make(child: FakeChild, *, should_stop: Callable[[], bool] = lambda: False) -> TrainingRun:
-        claimed = claim(registry, settings=settings, holder="worker")
-        assert claimed is not None
-        return TrainingRun(
-            job=claimed[0],
-            lease=claimed[1],
-            registry=registry,
-            settings=settings,
-            actor="worker",
-            should_stop=should_stop,
-            on_checkpoint=lambda: None,
-            start_child=child,
-        )
-
-    return make
+Start = Callable[..., TrainingRun]
 
 
 def job_of(registry: Registry) -> TrainingJob:
     with registry.reading() as tx:
         return tx.get(TrainingJob, "job-aaaaaa")
+
+
+def last_reason(registry: Registry) -> str:
+    with registry.reading() as tx:
+        return tx.find(Event, kind="TrainingJob", newest_first="id", limit=1)[0].reason
 
 
 def failed(kind: FailureKind) -> Failed:
@@ -135,6 +120,37 @@ def test_a_worker_that_must_stop_has_the_trainer_save_and_gives_the_job_back(
     job = job_of(registry)
     assert child.requests == ["stop"]
     assert (job.state, job.attempts) == (JobState.QUEUED, 0)
+
+
+def test_a_trainer_that_could_not_save_in_time_costs_its_job_no_attempt(
+    registry: Registry, start: Start
+) -> None:
+    seconds = iter(range(0, 10_000, 30))
+    run = start(FakeChild([progress(step) for step in range(1, 9)], return_code=-9))
+    run.should_stop = lambda: True
+    run.monotonic = lambda: float(next(seconds))
+    run.run()
+    job = job_of(registry)
+    assert (job.state, job.attempts, job.problems) == (JobState.QUEUED, 0, ())
+    assert last_reason(registry) == (
+        "the worker was told to stop; nothing was saved within 60 s; it goes on from its last checkpoint"
+    )
+
+
+def test_a_trainer_that_died_while_it_was_to_save_costs_its_job_no_attempt(
+    registry: Registry, start: Start
+) -> None:
+    start(FakeChild([progress(3), progress(4)], return_code=-9), should_stop=lambda: True).run()
+    assert (job_of(registry).state, job_of(registry).attempts) == (JobState.QUEUED, 0)
+    assert "unsaved: killed by signal 9" in last_reason(registry)
+
+
+def test_what_the_trainer_reports_as_wrong_while_it_is_to_stop_is_charged(
+    registry: Registry, start: Start
+) -> None:
+    child = FakeChild([progress(3), failed("internal")], return_code=1)
+    start(child, should_stop=lambda: True).run()
+    assert (job_of(registry).state, job_of(registry).attempts) == (JobState.QUEUED, 1)
 
 
 @pytest.mark.parametrize(
@@ -255,3 +271,58 @@ def test_the_gap_is_measured_on_the_active_suite(
     written = json.loads((settings.paths.run / "jobs" / "job-aaaaaa.json").read_text())
     assert written["monitoring"]["validation_path"] == "/somewhere/suite.jsonl"
     assert written["monitoring"]["logs_dir"] == str(settings.paths.logs)
+
+
+def test_what_the_trainer_warns_of_is_an_event_of_its_job_and_stands_in_the_log(
+    registry: Registry, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = "Memory ran out at 4 rows: the same step is taken again in parts of at most 128 tokens."
+    start(FakeChild([progress(3), Warned(message=words), progress(10), finished()])).run()
+    with registry.reading() as tx:
+        found = [(event.subject_id, event.after, event.reason) for event in tx.find(Event, kind=WARNING_KIND)]
+    assert found == [("job-aaaaaa", "warned", words)]
+    assert f"job-aaaaaa: {words}" in caplog.text
+
+
+def test_a_status_file_that_cannot_be_written_ends_no_training(
+    registry: Registry, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.runner, "write_training_status", no_space)
+    start(FakeChild([progress(10), finished()])).run()
+    assert (job_of(registry).state, job_of(registry).attempts) == (JobState.SUCCEEDED, 0)
+
+
+@pytest.mark.parametrize("seam", ["on_start", "on_checkpoint", "take_signals"])
+def test_what_the_sweep_does_again_ends_no_training(
+    registry: Registry, start: Start, tmp_path: Path, seam: str
+) -> None:
+    child = FakeChild([progress(5), saved(10, path=tmp_path, is_final=True), finished()])
+    start(child, command_seconds=0.0, **{seam: no_space}).run()
+    assert (job_of(registry).state, job_of(registry).attempts) == (JobState.SUCCEEDED, 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, "disk"), (errno.ESTALE, "network"), (errno.EMFILE, "internal")]
+)
+def test_a_trainer_that_cannot_be_started_ends_the_attempt_with_its_class(
+    registry: Registry, start: Start, number: int, kind: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "no")
+
+    start(FakeChild([]), start_child=refuse).run()
+    job = job_of(registry)
+    assert (job.state, job.attempts, job.problems[0].kind) == (JobState.QUEUED, 1, kind)
+    assert "the trainer could not be started" in job.problems[0].message
+
+
+def test_a_job_file_that_cannot_be_written_is_the_disks_fault(
+    registry: Registry, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.runner, "write_job_file", no_space)
+    start(FakeChild([])).run()
+    assert job_of(registry).problems[0].kind == "disk"
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
