@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from deploy.proofs import Stamp, stamp
 from deploy.receiving import Receiver
 from deploy.runner import run_command
 from deploy.target import FreeBytes, LocalTarget, check_release_id, free_bytes
-from deploy.transfer import has_rsync, knows_fsync
+from deploy.transfer import knows_fsync, takes_rsync
 from deploy.wire import (
     Activate,
     Begin,
@@ -95,7 +94,7 @@ class Gatekeeper:
                 return self._hello().model_dump(mode="json")
             case Begin(parcel=parcel):
                 slot = self._receiver.begin(parcel)
-                slot = slot.changed(has_rsync=has_rsync(), knows_fsync=knows_fsync(run_command))
+                slot = slot.changed(has_rsync=takes_rsync(), knows_fsync=knows_fsync(run_command))
                 return slot.model_dump(mode="json")
             case Seal(parcel=parcel):
                 path = self._receiver.seal(parcel)
@@ -149,7 +148,7 @@ class Gatekeeper:
             host=self._host,
             version=self._version,
             time=self._clock(),
-            has_rsync=has_rsync() and shutil.which("rrsync") is not None,
+            has_rsync=takes_rsync(),
             knows_fsync=knows_fsync(run_command),
             releases_dir=str(config.releases_dir),
             incoming_dir=str(config.incoming_dir),

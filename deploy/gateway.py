@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -164,18 +165,34 @@ def connect_by_ssh(*, silence_seconds: float) -> Connect:
     def connect(endpoint: Endpoint) -> Line:
         client = open_client(endpoint, silence_seconds=silence_seconds)
         try:
-            transport = client.get_transport()
-            assert transport is not None  # noqa: S101 - connected just now
-            transport.set_keepalive(KEEPALIVE_SECONDS)
-            channel = transport.open_session(timeout=silence_seconds)
-            channel.settimeout(silence_seconds)
-            channel.exec_command("gate")
+            channel = open_channel(
+                client, silence_seconds=silence_seconds, begin=lambda it: it.exec_command("gate")
+            )
         except BaseException:
             client.close()
             raise
         return _SshLine(client, channel)
 
     return connect
+
+
+def open_channel(
+    client: paramiko.SSHClient, *, silence_seconds: float, begin: Callable[[paramiko.Channel], object]
+) -> paramiko.Channel:
+    """A channel on which every wait has an end, also that for what is begun on it to begin."""
+    transport = client.get_transport()
+    assert transport is not None  # noqa: S101 - connected just now
+    channel = transport.open_session(timeout=silence_seconds)
+    channel.settimeout(silence_seconds)
+    # paramiko waits for this answer without end; hung up upon, it raises.
+    impatience = threading.Timer(silence_seconds, client.close)
+    impatience.daemon = True
+    impatience.start()
+    try:
+        begin(channel)
+    finally:
+        impatience.cancel()
+    return channel
 
 
 def open_client(endpoint: Endpoint, *, silence_seconds: float) -> paramiko.SSHClient:
@@ -192,9 +209,12 @@ def open_client(endpoint: Endpoint, *, silence_seconds: float) -> paramiko.SSHCl
             timeout=CONNECT_SECONDS,
             banner_timeout=silence_seconds,
             auth_timeout=silence_seconds,
+            channel_timeout=silence_seconds,
             allow_agent=False,
             look_for_keys=False,
         )
+        if (transport := client.get_transport()) is not None:
+            transport.set_keepalive(KEEPALIVE_SECONDS)
     except (OSError, EOFError, paramiko.SSHException) as error:
         client.close()
         raise _unreachable(endpoint, error) from None

@@ -72,7 +72,7 @@ class FileCarrier:
         if has_rsync() and slot.has_rsync:
             self._rsync.push(source, names=names, slot=slot, use_base=use_base)
             return
-        side = "the other host" if has_rsync() else "this host"
+        side = "the other host, or no rrsync beside it" if has_rsync() else "this host"
         try:
             self._sftp.push(source, names=names, slot=slot)
         except DeployError as error:

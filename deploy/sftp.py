@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import paramiko
 
 from deploy.errors import DeployError, TransferFailed
-from deploy.gateway import open_client
+from deploy.gateway import open_channel, open_client
 from deploy.transfer import Endpoint, check_names
 from deploy.wire import Slot
 
@@ -49,10 +49,12 @@ class Sftp:
 
     def _push(self, source: Path, *, names: list[str], into: PurePosixPath) -> None:
         with contextlib.closing(open_client(self.endpoint, silence_seconds=self.silence_seconds)) as client:
-            sftp = client.open_sftp()
-            channel = sftp.get_channel()
-            if channel is not None:
-                channel.settimeout(self.silence_seconds)
+            channel = open_channel(
+                client,
+                silence_seconds=self.silence_seconds,
+                begin=lambda it: it.invoke_subsystem("sftp"),
+            )
+            sftp = paramiko.SFTPClient(channel)
             for name in names:
                 _make_parents(sftp, into=into, name=name)
                 self._send(sftp, source / name, target=str(into / name))

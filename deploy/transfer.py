@@ -188,6 +188,11 @@ def has_rsync() -> bool:
     return shutil.which("rsync") is not None
 
 
+def takes_rsync() -> bool:
+    """True where this host can receive by it too: the data key is held to `rrsync`."""
+    return has_rsync() and shutil.which("rrsync") is not None
+
+
 def knows_fsync(run: Runner) -> bool:
     """True where rsync's own help names it."""
     try:

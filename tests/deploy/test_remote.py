@@ -19,8 +19,9 @@ from deploy.errors import (
 )
 from deploy.gate import answer_line
 from deploy.remote import Candidates, GateDoor, RemoteTarget, hello
+from deploy.wire import Begin, Parcel
 from registry.files import sha256_file
-from registry.manifests import CHECKSUM, MANIFEST_NAME, read_manifest
+from registry.manifests import CHECKSUM, MANIFEST_NAME, FileEntry, read_manifest
 from registry.testing import START
 from tests.deploy.far import FarHost
 
@@ -38,6 +39,19 @@ def candidates(far: FarHost) -> Candidates:
 def test_a_host_says_what_a_doctor_wants_to_know(far: FarHost) -> None:
     answer = hello(far.gateway())
     assert (answer.version, answer.time, answer.num_releases, answer.current) == ("1", START, 0, None)
+
+
+@pytest.mark.parametrize("missing", ["rsync", "rrsync"])
+def test_a_host_that_cannot_receive_by_rsync_says_so_to_doctor_and_deployer_alike(
+    far: FarHost, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr("deploy.transfer.shutil.which", lambda name: None if name == missing else f"/{name}")
+    assert not hello(far.gateway()).has_rsync
+    entry = FileEntry(sha256="0" * 64, num_bytes=1)
+    parcel = Parcel(kind="suite", name="0" * 64, files={"suite.jsonl": entry}, manifest=None)
+    slot = far.gateway().ask(Begin(parcel=parcel))
+    assert isinstance(slot, dict)
+    assert slot["has_rsync"] is False
 
 
 def test_a_deployer_that_was_frozen_changes_nothing_after_another_took_over(far: FarHost, seal) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -193,7 +194,8 @@ def test_a_server_that_does_not_serve_what_is_current_is_mended_where_nothing_is
 def test_it_is_mended_also_where_the_best_may_not_be_deployed(desk: Desk) -> None:
     desk.add(old(), new(DeploymentState.VERIFIED))
     with desk.registry.transaction() as tx:
-        tx.add(make_ranking("best", "served", id="rank-2", evidence_sha256="1" * 64), actor="test")
+        later = {"id": "rank-2", "evidence_sha256": "1" * 64, "made_at": START + timedelta(seconds=1)}
+        tx.add(make_ranking("best", "served", **later), actor="test")
     another(desk)
     with pytest.raises(NotDeployable, match="best has no calibration yet"):
         desk.sync()
