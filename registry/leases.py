@@ -49,5 +49,10 @@ def release(tx: Transaction, lease: Lease) -> None:
 
 def is_held(tx: Transaction, *, resource: str) -> bool:
     """True while a holder's lease has not expired."""
+    return holding(tx, resource=resource) is not None
+
+
+def holding(tx: Transaction, *, resource: str) -> Lease | None:
+    """The lease that has not expired."""
     held = tx.seek(Lease, resource)
-    return held is not None and not held.is_expired(now=tx.now)
+    return None if held is None or held.is_expired(now=tx.now) else held

@@ -169,18 +169,30 @@ class SystemStatus(StatusFile):
 
 
 class LastDeployment(StatusFile):
-    """`last_deployment.json`."""
+    """`last_deployment.json`: the newest deployment, whatever became of it.
+
+    `release_path` is on the host that serves; it and the numbers are empty until the release was verified
+    there. `weights_sha256` is the checkpoint's identity, `file_sha256` the hash of each of its model's files,
+    which are what travels.
+    """
 
     release_id: str
     generation: int
     checkpoint_id: str
     state: str
     weights_sha256: str
+    file_sha256: dict[str, str] = Field(
+        default_factory=dict, description="empty where the checkpoint's files are gone"
+    )
+    release_path: str = ""
+    num_files: int = Field(default=0, ge=0)
+    num_bytes: int = Field(default=0, ge=0)
     reason: str
     problem: str = ""
     duration_seconds: float | None = None
     started_at: AwareDatetime
     activated_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = Field(default=None, description="failed, superseded or rolled back")
 
 
 class RegressionLine(Record):

@@ -37,6 +37,7 @@ from workers.comparisons import Descent, compare_checkpoints
 from workers.context import Context, Message, open_context
 from workers.contracts import parse_request
 from workers.errors import NoAnswer, RequestError, TaskFailed
+from workers.stack.gate import door_seconds
 from workers.status import system_status
 
 R = TypeVar("R", bound=Record)
@@ -230,7 +231,7 @@ def ask(context: Context, task: str, *, fields: Mapping[str, Any], answer: type[
     """
     request = parse_request(task, fields=fields)
     settings = context.settings
-    timeout = ANSWER_SECONDS + settings.deployment.timeout_seconds
+    timeout = ANSWER_SECONDS + door_seconds(settings)
     if settings.deploy.host is not None and isinstance(request, DeploymentRequest):
         timeout += settings.deploy.transfer_seconds  # the release travels first
     try:

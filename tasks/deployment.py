@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from datetime import UTC
 
 from deploy.errors import DeployError
+from registry import leases
 from registry.messages import DeploymentRequest, Nothing, RollbackRequest
 from registry.records import Deployment, Lease
+from registry.store import Registry
 from tasks.door import door
 from workers import projections, traffic
 from workers.context import Context
@@ -46,12 +49,23 @@ def watch(_request: Nothing, context: Context) -> Deployment | None:
 
 def _releases(context: Context, *, lease: Lease | None) -> AbstractContextManager[Releases]:
     if lease is None:
-        raise DeployError(
-            "Another deployment is under way.",
-            remedy="`tandem deploy list` shows it; try again when it ended.",
-        )
+        raise under_way(context.registry)
     return open_releases(
         registry=context.registry, settings=context.settings, lease=lease, actor=context.actor
+    )
+
+
+def under_way(registry: Registry) -> DeployError:
+    """Who deploys, and until when that is true of one that died: a live one renews its lease."""
+    with registry.reading() as tx:
+        lease = leases.holding(tx, resource=RESOURCE)
+    if lease is None:
+        return DeployError("Another deployment was under way until this moment.", remedy="Try again.")
+    until = lease.expires_at.astimezone(UTC)
+    return DeployError(
+        f"Another deployment is under way, by {lease.holder}.",
+        remedy="`tandem deploy list` shows it; try again when it ended. If its deployer died, "
+        f"the next one may begin at {until:%H:%M:%S} UTC.",
     )
 
 

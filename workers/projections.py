@@ -13,8 +13,10 @@ from pydantic import BaseModel
 from config.settings import Settings
 from registry import lineage
 from registry.calibrations import Calibration, CalibrationOutcome
+from registry.errors import ManifestError
 from registry.files import write_json
-from registry.records import Deployment, TrainingJob
+from registry.manifests import read_manifest
+from registry.records import Checkpoint, Deployment, TrainingJob
 from registry.status_files import (
     CalibrationLine,
     ComparisonLine,
@@ -37,10 +39,11 @@ def refresh(registry: Registry, *, settings: Settings) -> None:
     """
     stale = STALE_AFTER_SECONDS
     surroundings = read_surroundings(registry)
+    deployed = last_deployment(registry)
     with registry.reading() as tx:
         statuses = {
             "training_status": training_statuses.current(tx, surroundings=surroundings),
-            "last_deployment": last_deployment(tx),
+            "last_deployment": deployed,
             "regression_monitoring": judgement_files.regression_monitoring(tx, stale_after_seconds=stale),
             "automated_testing": judgement_files.automated_testing(tx, stale_after_seconds=stale),
             "confidence_calibration": confidence_calibration(tx),
@@ -65,18 +68,28 @@ def write_training_status(
     write_status(directory, name="training_status", status=status)
 
 
-def last_deployment(tx: Transaction) -> LastDeployment | None:
-    """The newest deployment, whatever became of it."""
-    found = tx.find(Deployment, newest_first="generation", limit=1)
-    if not found:
-        return None
-    newest = found[0]
+def last_deployment(registry: Registry) -> LastDeployment | None:
+    """The newest deployment, whatever became of it. Its manifest is read while no transaction is open."""
+    with registry.reading() as tx:
+        found = tx.find(Deployment, newest_first="generation", limit=1)
+        if not found:
+            return None
+        newest, now, checkpoint = found[0], tx.now, tx.get(Checkpoint, found[0].checkpoint_id)
     return LastDeployment(
         release_id=newest.id,
-        written_at=tx.now,
+        written_at=now,
         stale_after_seconds=STALE_AFTER_SECONDS,
+        file_sha256=_hashes(Path(checkpoint.path)),
         **newest.model_dump(include=set(LastDeployment.model_fields) - {"release_id"}),
     )
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    try:
+        files = read_manifest(directory).files
+    except ManifestError:
+        return {}
+    return {name: entry.sha256 for name, entry in sorted(files.items()) if not entry.is_state}
 
 
 def confidence_calibration(tx: Transaction) -> ConfidenceCalibration:

@@ -171,14 +171,22 @@ def test_a_candidate_comes_whole_or_not_at_all(dispatcher: Dispatcher, fault: Fa
         shutil.rmtree(path)
 
 
-def test_of_two_deployers_at_once_the_newer_one_stays(dispatcher: Dispatcher) -> None:
-    sources = [dispatcher.make(seed=seed) for seed in (31, 32)]
-    pushers = [dispatcher.start(source) for source in sources]
-    codes = [process.wait(timeout=END_SECONDS) for process, _, _ in pushers]
-    check_standing(dispatcher.lab)
-    assert codes[1] == 0, pushers[1][1].read_text()
-    assert str(dispatcher.lab.current()).startswith(pushers[1][2])
-    dispatcher.finish(sources[0])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_of_two_deployers_the_newer_one_stays(dispatcher: Dispatcher, seed: int) -> None:
+    """The second begins while the first is at a stage, another one with each seed."""
+    older, newer = (dispatcher.make(seed=seed + 31 + one) for one in range(2))
+    first, first_log, _ = dispatcher.start(older)
+    reach(list(STAGES)[seed % len(STAGES)], log=first_log, process=first)
+    second, second_log, release = dispatcher.start(newer)
+    codes = [process.wait(timeout=END_SECONDS) for process in (first, second)]
+    words = [log.read_text() for log in (first_log, second_log)]
+    assert codes[1] == 0, words[1]
+    assert codes[0] == 0 or "Another deployer took over on" in words[0], words[0]
+    assert str(dispatcher.lab.current()).startswith(release)
+    check_standing(dispatcher.lab, is_settled=True)
+    dispatcher.finish(older)
+    for source in (older, newer):
+        shutil.rmtree(source)
 
 
 def test_without_rsync_on_one_side_files_go_by_sftp(dispatcher: Dispatcher) -> None:

@@ -80,3 +80,12 @@ def test_a_released_lease_is_free_at_once(registry: Registry) -> None:
     with registry.transaction() as tx:
         leases.release(tx, lease)
     assert take(registry, holder="second") is not None
+
+
+def test_who_holds_a_lease_is_told_until_it_expires(registry: Registry, clock: ManualClock) -> None:
+    taken = take(registry, holder="first")
+    for seconds, lease in ((0, taken), (59, taken), (1, None)):
+        clock.advance(seconds)
+        with registry.reading() as tx:
+            assert leases.holding(tx, resource="gpu") == lease
+            assert leases.is_held(tx, resource="gpu") is (lease is not None)

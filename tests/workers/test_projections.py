@@ -2,12 +2,23 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 from config.settings import Settings
 from registry import hosts, queue
-from registry.states import Priority
+from registry.manifests import Manifest, list_files, weights_sha256, write_manifest
+from registry.states import DeploymentState, Priority
+from registry.status_files import LastDeployment
 from registry.store import Registry
-from registry.testing import ManualClock, add_queued_job, make_calibration, make_suite
+from registry.testing import (
+    START,
+    ManualClock,
+    add_queued_job,
+    make_calibration,
+    make_checkpoint,
+    make_deployment,
+    make_suite,
+)
 from workers import projections, training_statuses
 from workers.testing_evaluations import add_evaluated, right_on
 
@@ -108,3 +119,52 @@ def test_calibrations_are_told_newest_first_with_what_is_unknown_counted(
     assert [line["outcome"] for line in found["calibrations"]] == ["unknown", "unneeded"]
     assert [line["map_kind"] for line in found["calibrations"]] == [None, "identity"]
     assert (found["num_unknown"], found["num_mapped"]) == (1, 0)
+
+
+def test_the_last_deployment_tells_how_long_what_hashes_how_much_and_when_it_ended(
+    registry: Registry, settings: Settings, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    (checkpoint / "training_state.safetensors").write_bytes(b"moments")
+    files = list_files(checkpoint)
+    manifest = Manifest(
+        files=files, weights_sha256=weights_sha256(files), code_version="test", created_at=START
+    )
+    write_manifest(checkpoint, manifest=manifest)
+    ended = START + timedelta(seconds=9)
+    deployment = make_deployment(
+        state=DeploymentState.SUPERSEDED,
+        release_path="/far/r000001-aaaaaaaa",
+        num_files=2,
+        num_bytes=1007,
+        duration_seconds=4.5,
+        ended_at=ended,
+    )
+    with registry.transaction() as tx:
+        tx.add(make_checkpoint(id=deployment.checkpoint_id, path=str(checkpoint)), actor="test")
+        tx.add(deployment, actor="test")
+    projections.refresh(registry, settings=settings)
+    told = LastDeployment.model_validate_json((settings.paths.status / "last_deployment.json").read_bytes())
+    assert (told.release_id, told.generation, told.duration_seconds) == (deployment.id, 1, 4.5)
+    assert (told.release_path, told.num_files, told.num_bytes) == ("/far/r000001-aaaaaaaa", 2, 1007)
+    assert (told.started_at, told.ended_at) == (START, ended)
+    assert told.weights_sha256 == deployment.weights_sha256
+    assert told.file_sha256 == {"model.safetensors": files["model.safetensors"].sha256}
+
+
+def test_a_deployment_whose_checkpoint_is_gone_tells_no_hashes_of_files(
+    registry: Registry, settings: Settings
+) -> None:
+    deployment = make_deployment()
+    with registry.transaction() as tx:
+        tx.add(make_checkpoint(id=deployment.checkpoint_id, path="/nowhere"), actor="test")
+        tx.add(deployment, actor="test")
+    told = projections.last_deployment(registry)
+    assert told is not None
+    assert told.file_sha256 == {}
+
+
+def test_where_nothing_was_deployed_there_is_no_last_deployment(registry: Registry) -> None:
+    assert projections.last_deployment(registry) is None
