@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(
     assert weights_of(engine().run_job(config)) == weights_of(whole)
 
 
-def test_dropout_draws_the_same_numbers_after_resuming(
-    engine: MakeEngine, job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def use_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_dropout(*arguments: Any, **options: Any) -> Any:
         model = load_model(*arguments, **options)
         for layer in model.model.layers:
@@ -151,6 +150,42 @@ def test_dropout_draws_the_same_numbers_after_resuming(
         return model
 
     monkeypatch.setattr(engines, "load_model", with_dropout)
+
+
+def test_a_run_paused_at_any_of_its_steps_goes_on_to_the_same_bits(
+    engine: MakeEngine, job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_dropout(monkeypatch)
+    whole = engine().run_job(job(output={"checkpoints_dir": str(tmp_path / "whole")}))
+    assert whole.num_steps > 3
+    for step in range(1, whole.num_steps):
+        config = job(output={"checkpoints_dir": str(tmp_path / f"paused-at-{step}")})
+        paused = engine(control=ScriptedControl(request="pause", after_steps=step)).run_job(config)
+        assert (paused.state, paused.step) == ("paused", step)
+        assert weights_of(engine().run_job(config)) == weights_of(whole), f"paused at step {step}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_paused_again_and_again_at_random_steps_goes_on_to_the_same_bits(
+    engine: MakeEngine, job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    use_dropout(monkeypatch)
+    draw, chosen = random.Random(seed), {"hyperparameters": {"num_epochs": 2, "seed": seed}}
+    whole = engine().run_job(job(**chosen, output={"checkpoints_dir": str(tmp_path / "whole")}))
+    step, result = 0, None
+    while result is None or result.state == "paused":
+        num_steps = draw.randrange(1, 6)
+        control = ScriptedControl(request="pause", after_steps=num_steps)
+        result = engine(control=control).run_job(job(**chosen))
+        step = min(step + num_steps, whole.num_steps)
+        assert result.step == step
+    assert weights_of(result) == weights_of(whole)
+
+
+def test_dropout_draws_the_same_numbers_after_resuming(
+    engine: MakeEngine, job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_dropout(monkeypatch)
     whole = engine().run_job(job(output={"checkpoints_dir": str(tmp_path / "whole")}))
     engine(control=ScriptedControl(after_steps=2)).run_job(job())
     assert weights_of(engine().run_job(job())) == weights_of(whole)
