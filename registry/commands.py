@@ -6,6 +6,7 @@ from typing import Any
 
 from registry import leases, order
 from registry.errors import IllegalTransition
+from registry.order import QueueRules
 from registry.records import Checkpoint, Lease, TrainingJob
 from registry.states import Command, JobState
 from registry.store import Transaction
@@ -37,11 +38,18 @@ EFFECTS: dict[Command, dict[JobState, JobState]] = {
 
 
 def give(
-    tx: Transaction, *, job_id: str, command: Command, actor: str, reason: str
+    tx: Transaction,
+    *,
+    job_id: str,
+    command: Command,
+    actor: str,
+    reason: str,
+    rules: QueueRules | None = None,
 ) -> tuple[TrainingJob, bool]:
     """The job, and True where the command is in effect; False where its trainer was asked.
 
-    `IllegalTransition` names the state that does not allow it.
+    `IllegalTransition` names the state that does not allow it; `QueueFull` where it would wait once more and
+    no more may.
     """
     job = tx.get(TrainingJob, job_id)
     if job.state not in EFFECTS[command]:
@@ -50,6 +58,8 @@ def give(
             f"{job.id} is {job.state}; only a job that is {allowed} can {command}.",
             remedy=f"`tandem job show {job.id}` tells its story.",
         )
+    if command in (Command.RESUME, Command.RETRY):
+        order.refuse_where_full(tx, priority=job.priority, rules=rules)
     if job.state is JobState.RUNNING:
         tx.log(
             kind="TrainingJob",
@@ -101,7 +111,9 @@ def _carry_out(
         last = tx.find(Checkpoint, job_id=job.id, newest_first="step", limit=1)
         changes["final_checkpoint_id"] = last[0].id if last else None
     if to in (JobState.CANCELLED, JobState.STOPPED):
-        changes |= {"finished_at": tx.now, "note": _what_was_used(job)}
+        used = _what_was_used(job)
+        changes |= {"finished_at": tx.now, "note": used}
+        why = f"{why}; {used}"
     if to is job.state:
         tx.log(kind="TrainingJob", subject_id=job.id, before=job.state, after=to, actor=actor, reason=why)
         return tx.update(job, **changes)

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import Field, PositiveInt
 from sqlalchemy import CompoundSelect, Select, bindparam, select, union_all
 
-from registry.errors import IllegalTransition
+from registry.errors import IllegalTransition, QueueFull
 from registry.records import Record, TrainingJob
 from registry.states import JobState, Priority, is_final
 from registry.store import Transaction
@@ -34,7 +34,8 @@ class QueueRules(Record):
         default_factory=dict, description="jobs of a queue that may run at the same time, on all hosts"
     )
     max_waiting: dict[Priority, PositiveInt] = Field(
-        default_factory=dict, description="jobs of a queue that may wait; one more is refused"
+        default_factory=dict,
+        description="jobs of a queue that may wait; one more is refused, but for one that is put back",
     )
     aging_minutes: float | None = Field(
         default=None, gt=0, description="after each such wait a job counts as one queue higher"
@@ -91,13 +92,38 @@ def end_of_queue(tx: Transaction, *, priority: Priority) -> int:
     return max(by_time, last[0]["place"] + 1) if last else by_time
 
 
+def refuse_where_full(tx: Transaction, *, priority: Priority, rules: QueueRules | None) -> None:
+    """`QueueFull` where as many jobs wait in a queue as may. For a job that a person sends there: what
+    comes back from a worker has its place."""
+    limit = None if rules is None else rules.max_waiting.get(priority)
+    if limit is None:
+        return
+    num_waiting = len(tx.find(TrainingJob, state=JobState.QUEUED, priority=priority, limit=limit))
+    if num_waiting >= limit:
+        raise QueueFull(
+            f"{num_waiting} jobs wait in {priority}, and no more than {limit} may.",
+            remedy="Try it later or with another queue, or raise TANDEM_QUEUE__MAX_WAITING.",
+        )
+
+
 def set_priority(
-    tx: Transaction, *, job_id: str, priority: Priority, actor: str, reason: str = ""
+    tx: Transaction,
+    *,
+    job_id: str,
+    priority: Priority,
+    actor: str,
+    reason: str = "",
+    rules: QueueRules | None = None,
 ) -> TrainingJob:
-    """Put a job into another queue. It keeps its time of arrival; a running one goes there if put back."""
+    """Put a job into another queue. It keeps its time of arrival; a running one goes there if put back.
+
+    `QueueFull` where it waits and no more may there.
+    """
     job = tx.get(TrainingJob, job_id)
     if is_final(job.state):
         raise _not_waiting(job)
+    if job.state is JobState.QUEUED and job.priority is not priority:
+        refuse_where_full(tx, priority=priority, rules=rules)
     why = f"{job.priority} -> {priority}. {reason}".strip()
     _log(tx, job, actor=actor, reason=why)
     return tx.update(job, priority=priority)

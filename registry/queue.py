@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from registry import commands, hosts, leases, lineage, order
-from registry.errors import NotFound, QueueFull
+from registry.errors import NotFound
 from registry.order import QueueRules
 from registry.records import Checkpoint, Dataset, JobProblem, Lease, Suite, TrainingJob
 from registry.states import JobState, Priority, is_final
@@ -72,7 +72,7 @@ def submit(
         return known[0], False
     for job_id in job.after:
         tx.get(TrainingJob, job_id)
-    _refuse_where_full(tx, priority=job.priority, rules=rules or QueueRules())
+    order.refuse_where_full(tx, priority=job.priority, rules=rules)
     place = order.end_of_queue(tx, priority=job.priority)
     queued = job.changed(state=JobState.QUEUED, queued_at=tx.now, place=place)
     tx.insert(queued)
@@ -260,18 +260,6 @@ def _ready(tx: Transaction, *, queues: Sequence[Priority], rules: QueueRules) ->
     for job in order.candidates(tx, queues=queues, rules=rules):
         if not order.obstacle(tx, job, rules=rules, num_running=num_running):
             yield job
-
-
-def _refuse_where_full(tx: Transaction, *, priority: Priority, rules: QueueRules) -> None:
-    limit = rules.max_waiting.get(priority)
-    if limit is None:
-        return
-    num_waiting = len(tx.find(TrainingJob, state=JobState.QUEUED, priority=priority, limit=limit))
-    if num_waiting >= limit:
-        raise QueueFull(
-            f"{num_waiting} jobs wait in {priority}, and no more than {limit} may.",
-            remedy="Submit it later or to another queue, or raise TANDEM_QUEUE__MAX_WAITING.",
-        )
 
 
 def _predecessors(tx: Transaction, job: TrainingJob) -> list[TrainingJob]:

@@ -20,7 +20,7 @@ from registry.status_files import Forecast, JobStatus
 from registry.store import Registry
 from workers.errors import NoAnswer
 from workers.forecast import Sample, collected, forecast, remaining
-from workers.outlook import Outlook, look_ahead
+from workers.outlook import Outlook, look_ahead, span_left
 from workers.status import job_line
 
 OUTAGE_SECONDS = 60.0  # a registry may be away so long before the watch gives up
@@ -49,7 +49,7 @@ class JobWatcher:
     monotonic: Callable[[], float] = time.monotonic
 
     def look(self) -> Watched:
-        """The job now. Its end is unknown before two reports."""
+        """The job now. Its end is unknown before two reports, seen here or by its runner."""
         with self.registry.reading() as tx:
             job = tx.get(TrainingJob, self.job_id)
             line = job_line(job, now=tx.now)
@@ -65,6 +65,8 @@ class JobWatcher:
                 sample = Sample(step=progress.step, at=progress.reported_at)
                 self._samples = collected(self._samples, sample=sample)
                 span = remaining(self._samples, num_steps=progress.num_steps)
+                if span is None and progress.left is not None:  # its runner has seen more reports
+                    span = span_left(job, pace=None, now=tx.now)
                 line = line.changed(eta=forecast(span, now=tx.now))
         return Watched(job=job, line=line)
 

@@ -55,7 +55,9 @@ def submit(
     after: Annotated[
         list[str] | None, typer.Option("--after", help="A job that must end well before; may be repeated.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end; with --json a line for each change.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Submit a file for training."""
@@ -72,10 +74,7 @@ def submit(
         after=after or (),
         submitted_by="tandem submit",
     )
-    job = _wait(handle) if wait else handle.row
-    _print_submitted(job, is_new=handle.is_new, as_json=as_json)
-    if wait:
-        _check_success(job)
+    _tell_submitted(handle, wait=wait, as_json=as_json)
 
 
 @queue_commands.command("list")
@@ -155,6 +154,8 @@ def job_show(
     console.print(jobs_table([line]))
     if job.state in (JobState.QUEUED, JobState.RUNNING):
         console.print(detail(line), markup=False, highlight=False)
+    if job.note:
+        console.print(job.note, markup=False, highlight=False, soft_wrap=True)
     for text in monitoring_lines(training):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     for event in events:
@@ -166,12 +167,12 @@ def job_show(
 def job_wait(
     job_id: str, timeout: Annotated[float | None, typer.Option(help="Seconds.")] = None, as_json: Json = False
 ) -> None:
-    """Wait until a job is finished; exit 1 unless it succeeded."""
-    job = _wait(Tandem().job(job_id), timeout_seconds=timeout)
+    """Wait until a job is finished; exit 1 unless it succeeded. With --json a line for each change."""
     if as_json:
-        print_json(job)
-    else:
-        console.print(f"{job.id} {styled(job.state)}")
+        _check_success(watch_job(Tandem().job(job_id), as_json=True, timeout_seconds=timeout))
+        return
+    job = _wait(Tandem().job(job_id), timeout_seconds=timeout)
+    console.print(f"{job.id} {styled(job.state)}")
     _check_success(job)
 
 
@@ -245,9 +246,15 @@ def _report(job_id: str, *, is_in_effect: bool, command: str) -> None:
         console.print(f"{job_id}: {command} is asked for; it takes effect at the next step.")
 
 
-def _print_submitted(job: TrainingJob, *, is_new: bool, as_json: bool) -> None:
+def _tell_submitted(handle: JobHandle, *, wait: bool, as_json: bool) -> None:
+    if wait and as_json:
+        _check_success(watch_job(handle, as_json=True))
+        return
+    job = _wait(handle) if wait else handle.row
     if as_json:
         print_json(job)
-        return
-    already = "" if is_new else " (the same job exists already; --force trains again)"
-    console.print(f"{job.id} {styled(job.state)} on {job.priority}{already}")
+    else:
+        already = "" if handle.is_new else " (the same job exists already; --force trains again)"
+        console.print(f"{job.id} {styled(job.state)} on {job.priority}{already}")
+    if wait:
+        _check_success(job)

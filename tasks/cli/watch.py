@@ -20,7 +20,7 @@ from tasks.watching import BarView, View, Watch, detail
 INTERRUPTED = 130
 
 
-def watch_job(handle: JobHandle, *, as_json: bool) -> TrainingJob:
+def watch_job(handle: JobHandle, *, as_json: bool, timeout_seconds: float | None = None) -> TrainingJob:
     """Show a job until its end. Ctrl-C and a closed pipe end the watch, not the job, with exit 130."""
     with lines() as stream, _view(stream, as_json=as_json) as view:
 
@@ -28,7 +28,8 @@ def watch_job(handle: JobHandle, *, as_json: bool) -> TrainingJob:
             stream.check_reader()
             time.sleep(seconds)
 
-        for watched in Watch(handle.watcher(), sleep=sleep).changes():
+        watch = Watch(handle.watcher(), timeout_seconds=timeout_seconds, sleep=sleep)
+        for watched in watch.changes():
             view.show(watched.line)
         return watched.job
     raise typer.Exit(INTERRUPTED)

@@ -96,6 +96,9 @@ def test_a_stopped_job_keeps_its_last_checkpoint_and_says_what_was_not_used(regi
         stopped = commands.obey(tx, job, lease=lease, actor="worker")
     assert (stopped.state, stopped.final_checkpoint_id) == (JobState.STOPPED, "ckpt-a-4")
     assert stopped.note == "ended at step 4 of 10; 6 rows were never used"
+    with registry.reading() as tx:
+        last = tx.find(Event, subject_id=stopped.id, newest_first="id", limit=1)[0]
+    assert last.reason == f"stop: its trainer has ended; {stopped.note}"
 
 
 def test_a_job_that_never_ran_says_that_nothing_was_used(registry: Registry) -> None:

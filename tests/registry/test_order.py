@@ -1,10 +1,10 @@
 import pytest
 
-from registry import order, queue
+from registry import commands, order, queue
 from registry.errors import IllegalTransition, NotFound, QueueFull
 from registry.order import QueueRules
 from registry.records import Event, TrainingJob
-from registry.states import JobState, Priority
+from registry.states import Command, JobState, Priority
 from registry.store import Registry
 from registry.testing import ManualClock, add_queued_job, make_job
 
@@ -170,6 +170,25 @@ def test_a_full_queue_refuses_one_more_and_others_do_not(registry: Registry, clo
         assert (known.id, is_new) == ("a", False)
         queue.submit(tx, make_job(id="d", priority="high"), actor="me", rules=rules)
     assert names(registry) == ["d", "a", "b"]
+
+
+def test_nobody_is_sent_into_a_full_queue_by_another_way(registry: Registry, clock: ManualClock) -> None:
+    rules = QueueRules(max_waiting={Priority.NORMAL: 1})
+    add(registry, clock, "paused", "failed", "a")
+    with registry.transaction() as tx:
+        tx.transition(tx.get(TrainingJob, "paused"), to=JobState.PAUSED, actor="me")
+        tx.transition(tx.get(TrainingJob, "failed"), to=JobState.CANCELLED, actor="me")
+        queue.submit(tx, make_job(id="low", priority="low"), actor="me")
+        for job_id, command in (("paused", Command.RESUME), ("failed", Command.RETRY)):
+            with pytest.raises(QueueFull, match="1 jobs wait in normal"):
+                commands.give(tx, job_id=job_id, command=command, actor="me", reason="", rules=rules)
+        with pytest.raises(QueueFull, match="1 jobs wait in normal"):
+            order.set_priority(tx, job_id="low", priority=Priority.NORMAL, actor="me", rules=rules)
+        order.set_priority(tx, job_id="a", priority=Priority.NORMAL, actor="me", rules=rules)
+        order.set_priority(tx, job_id="paused", priority=Priority.HIGH, actor="me", rules=rules)
+        order.set_priority(tx, job_id="a", priority=Priority.LOW, actor="me", rules=rules)
+        commands.give(tx, job_id="failed", command=Command.RETRY, actor="me", reason="", rules=rules)
+    assert names(registry) == ["failed", "a", "low"]
 
 
 def test_a_job_tried_again_later_waits_until_then(registry: Registry, clock: ManualClock) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from registry import queue
 from registry.errors import RegistryUnavailable
+from registry.progress import TimeLeft
 from registry.records import JobProgress, TrainingJob
 from registry.states import JobState, Priority
 from registry.status_files import JobStatus
@@ -99,6 +100,24 @@ def test_the_end_is_unknown_before_two_reports_and_has_an_error_from_the_third_o
     assert etas[4] is not None
     assert etas[4].low_seconds is not None
     assert etas[5] is None
+
+
+def test_what_the_runner_measured_is_told_until_two_reports_were_seen(life: Life) -> None:
+    def report(step: int) -> None:
+        life.report(step)
+        with life.registry.transaction() as tx:
+            job = tx.get(TrainingJob, "job-aaaaaa")
+            assert job.progress is not None
+            left = TimeLeft(seconds=300, variance=25, num_samples=9)
+            tx.update(job, progress=job.progress.changed(left=left))
+
+    life.acts = [life.claim, lambda: report(10), lambda: report(20), lambda: life.end(JobState.SUCCEEDED)]
+    etas = [watched.line.eta for watched in life.watch().changes()]
+    assert etas[2] is not None
+    assert (etas[2].seconds, etas[2].num_samples) == (300, 9)
+    assert etas[2].low_seconds is not None
+    assert etas[3] is not None
+    assert etas[3].seconds == 80
 
 
 def test_a_waiting_job_is_told_its_place_and_why_its_start_is_unknown(life: Life) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from registry import queue
+from registry import commands, queue
 from registry.records import JobProgress, TrainingJob
-from registry.states import ENDED_JOB_STATES, JobState, Priority
+from registry.states import ENDED_JOB_STATES, Command, JobState, Priority
 from registry.store import Registry, utc_now
 from registry.testing import add_queued_job
 from tasks.cli.main import cli
@@ -99,3 +99,28 @@ def test_a_watch_of_a_job_that_succeeded_is_one_line_and_no_error(line_of_three:
     assert (line["id"], line["state"]) == ("job-past", "succeeded")
     assert run("job", "show", "job-past", "--watch").stdout.startswith("job-past succeeded")
     assert run("job", "wait", "job-past").exit_code == 0
+    assert run("job", "wait", "job-past", "--json").stdout == result.stdout
+
+
+@pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.STOPPED])
+def test_what_was_not_learnt_of_its_data_is_shown_with_a_job(registry: Registry, state: JobState) -> None:
+    with registry.transaction() as tx:
+        add_queued_job(tx)
+        claim(tx)
+        tx.transition(tx.get(TrainingJob, "job-aaaaaa"), to=state, actor="w", note="6 rows [were] never used")
+    assert "\n6 rows [were] never used\n" in run("job", "show", "job-aaaaaa").stdout
+
+
+def test_what_a_stop_left_unused_stands_in_the_job_and_in_its_story(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        add_queued_job(tx)
+        claim(tx)
+        job = tx.get(TrainingJob, "job-aaaaaa")
+        progress = JobProgress(
+            step=4, num_steps=10, epoch=0, num_tokens=5, num_unused_rows=6, reported_at=tx.now
+        )
+        job = tx.update(tx.transition(job, to=JobState.PAUSED, actor="w"), progress=progress)
+        commands.give(tx, job_id=job.id, command=Command.STOP, actor="me", reason="asked for")
+    shown = " ".join(run("job", "show", "job-aaaaaa").stdout.split())
+    assert shown.count("ended at step 4 of 10; 6 rows were never used") == 2
+    assert "stop: asked for; ended at step 4 of 10" in shown
