@@ -50,7 +50,8 @@ POLICIES: dict[str, Policy] = {
     "model": FAIL,  # the parent checkpoint cannot be loaded
     "parent": FAIL,  # there is no checkpoint to start from
     "diverged": FAIL,  # the same seed would diverge at the same step
-    "out_of_memory": FAIL,  # the trainer already went down to one row
+    # One row, the model or its moments did not fit, though the guard had looked before: a person must choose.
+    "out_of_memory": FAIL,
     "disk": LATER,  # space may be made meanwhile
     "network": LATER,  # a file or a peer on another machine
     "killed": SOON,

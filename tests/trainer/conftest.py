@@ -96,6 +96,17 @@ def rows_file(write_rows: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
+def suite(write_rows: Callable[..., Path]) -> Path:
+    """40 words that no training row spells."""
+    words = [
+        string.ascii_uppercase[index % 20 : index % 20 + 2 + index % 5] + str(index) for index in range(40)
+    ]
+    return write_rows(
+        [{"prompt": f"turn {word}", "completion": word[::-1]} for word in words], name="suite.jsonl"
+    )
+
+
+@pytest.fixture
 def dataset(rows_file: Path, tokenizer: Any) -> TokenizedDataset:
     return tokenize_file(rows_file, encoder=ChatEncoder(tokenizer), max_length=128, overlong="drop")
 

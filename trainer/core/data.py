@@ -50,6 +50,13 @@ class TokenizedDataset:
         """Tokens of each sequence, int64 [num_sequences]."""
         return np.diff(self.starts)
 
+    def num_answers(self, indices: NDArray[np.int64]) -> int:
+        """Answer tokens of these sequences that something predicts: none predicts a first token."""
+        lengths = self.lengths[indices] - 1
+        ends = np.cumsum(lengths)
+        places = np.arange(lengths.sum()) + np.repeat(self.starts[indices] + 1 - (ends - lengths), lengths)
+        return int(np.count_nonzero(self.is_answer[places]))
+
     @cached_property
     def digest(self) -> str:
         """Hex sha256 of everything that decides what is learnt from this data."""

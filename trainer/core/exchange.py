@@ -27,7 +27,7 @@ from trainer.core.parallel import Team
 from trainer.errors import OutOfMemory
 
 EMPTY = torch.empty(0)
-BUCKET_VALUES = 1 << 25  # 128 MB of float32: beyond that a message is no faster
+BUCKET_VALUES = 1 << 23  # 32 MB of float32: beyond that a message is hardly faster
 
 
 class Exchange(Protocol):
@@ -55,11 +55,16 @@ class Exchange(Protocol):
 
 
 class Replicas:
-    """Whole models that add their gradients up."""
+    """Whole models that add their gradients up.
+
+    The room for a message is taken before the first step: when the others wait for a message it is too late
+    to take the step again, so nothing is to be asked for then.
+    """
 
     def __init__(self, model: nn.Module, *, team: Team) -> None:
-        self._model = model
         self._team = team
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._room = _room_for_message(self._trained) if team.size > 1 else EMPTY
 
     def compute(self, function: Callable[[], Tensor]) -> Tensor:
         """Nobody else is needed."""
@@ -78,17 +83,20 @@ class Replicas:
         loss.backward()
 
     def add_up(self) -> None:
-        """In few large messages. A process without rows adds zeros."""
+        """In few large messages, a large gradient as it is. A process without rows adds zeros."""
         if self._team.size == 1:
             return
-        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
-        for bucket in _buckets(trained):
-            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in bucket]
-            message = torch.cat([gradient.flatten() for gradient in gradients])
+        for bucket in _buckets(self._trained):
+            gradients = [_gradient_of(parameter) for parameter in bucket]
+            if len(gradients) == 1:
+                dist.all_reduce(gradients[0])
+                continue
+            message = self._room[: sum(gradient.numel() for gradient in gradients)]
+            torch.cat([gradient.flatten() for gradient in gradients], out=message)
             dist.all_reduce(message)
             sums = message.split([gradient.numel() for gradient in gradients])
-            for parameter, total in zip(bucket, sums, strict=True):
-                parameter.grad = total.view_as(parameter)
+            for gradient, total in zip(gradients, sums, strict=True):
+                gradient.copy_(total.view_as(gradient))
 
 
 class Shards:
@@ -200,6 +208,17 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]
             bucket = []
         bucket.append(parameter)
     yield bucket
+
+
+def _room_for_message(parameters: Sequence[nn.Parameter]) -> Tensor:
+    sizes = [sum(one.numel() for one in bucket) for bucket in _buckets(parameters) if len(bucket) > 1]
+    return torch.empty(max(sizes, default=0), dtype=parameters[0].dtype, device=parameters[0].device)
+
+
+def _gradient_of(parameter: nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _out_of_memory(direction: str) -> OutOfMemory:

@@ -12,14 +12,20 @@ import torch
 
 from trainer.errors import OutOfMemory
 
-CPU_ALLOCATION_MESSAGE = "can't allocate memory"  # c10's DefaultCPUAllocator
+# What a RuntimeError says that is one: not every allocation goes through PyTorch's own CUDA allocator.
+MESSAGES = (
+    "can't allocate memory",  # c10's DefaultCPUAllocator
+    "std::bad_alloc",  # the C++ library, through PyTorch
+    "CUDA error: out of memory",  # the driver, as torch.AcceleratorError
+    "CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS, for its handle and workspace
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for CUDA's own error, for the CPU allocator's RuntimeError, and for Python's MemoryError."""
+    """True for PyTorch's own error, for a RuntimeError that says so, and for Python's MemoryError."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and CPU_ALLOCATION_MESSAGE in str(error)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
 
 
 @contextmanager

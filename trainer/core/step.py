@@ -95,25 +95,31 @@ class StepRunner:
         self._move()
         return outcome
 
+    def compute(self, function: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Call what runs the model, in the arithmetic of a step. Every process must, as often as others."""
+        is_half = self._dtype != torch.float32
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=is_half):
+            return self._exchange.compute(function)
+
     def is_finite_on(self, index: int) -> bool:
         """True where the model as it stands gives one sequence a finite loss."""
         batch = losses.collate(self._dataset, indices=np.array([index]), device=self._device)
         self._model.eval()
         with torch.no_grad():
-            value = float(self._loss_sum(batch))
+            value = float(self.compute(lambda: self._loss_of(batch)))
         self._model.train()
         return math.isfinite(value)
 
     def _try_gradient(self, indices: Indices) -> StepOutcome | None:
         """Accumulate the gradient; None where memory ran out and the next try is in smaller parts."""
         parts = self._parts(indices)
-        batches = [self._collate(part) for part in parts]
-        counts = (sum(batch.num_answers for batch in batches), sum(batch.num_tokens for batch in batches))
+        own = np.concatenate(parts) if parts else indices[:0]
+        counts = (self._dataset.num_answers(own), int(self._dataset.lengths[own].sum()))
         num_answers, num_tokens = map(int, self._team.sums(*counts))
         loss_sum = torch.zeros((), device=self._device)
         too_large: Indices | None = None
-        for part, batch, weight in self._in_lockstep(parts, batches, indices=indices):
-            part_loss, ran_out = self._try_part(batch, weight=weight, num_answers=num_answers)
+        for part, weight in self._in_lockstep(parts, indices=indices):
+            part_loss, ran_out = self._try_part(part, weight=weight, num_answers=num_answers)
             if part_loss is None:
                 too_large = part if ran_out else None
                 break
@@ -144,20 +150,17 @@ class StepRunner:
         collate = losses.pack if self._is_packed else losses.collate
         return collate(self._dataset, indices=indices, device=self._device)
 
-    def _in_lockstep(
-        self, parts: list[Indices], batches: list[Batch], *, indices: Indices
-    ) -> Iterator[tuple[Indices, Batch, int]]:
-        """Parts with their batches, each of weight 1, then what others wait for: one row of weight 0."""
+    def _in_lockstep(self, parts: list[Indices], *, indices: Indices) -> Iterator[tuple[Indices, int]]:
+        """Parts, each of weight 1, then what others wait for: one row of weight 0."""
         num_parts = self._exchange.num_parts(len(parts))  # agreed before any of them begins
-        for part, batch in zip(parts, batches, strict=True):
-            yield part, batch, 1
-        shortest = indices[-1:]
+        for part in parts:
+            yield part, 1
         for _ in range(num_parts - len(parts)):
-            yield shortest, self._collate(shortest), 0
+            yield indices[-1:], 0
 
-    def _try_part(self, batch: Batch, *, weight: int, num_answers: int) -> tuple[torch.Tensor | None, bool]:
+    def _try_part(self, part: Indices, *, weight: int, num_answers: int) -> tuple[torch.Tensor | None, bool]:
         """The part's loss, or None and whether it was this process whose memory ran out."""
-        loss_sum = self._unless_out_of_memory(lambda: weight * self._loss_sum(batch))
+        loss_sum = self._unless_out_of_memory(lambda: weight * self._loss_sum(part))
         ran_out = loss_sum is None
         if self._exchange.is_abandoned(is_out_of_memory=ran_out) or loss_sum is None:
             return None, ran_out
@@ -177,12 +180,11 @@ class StepRunner:
         # Left the handler first: its traceback would keep this part's activations alive.
         return None
 
-    def _loss_sum(self, batch: Batch) -> torch.Tensor:
-        is_half = self._dtype != torch.float32
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=is_half):
-            return self._exchange.compute(
-                lambda: losses.answer_loss_sum(self._model, batch=batch, kind=self.cross_entropy)
-            )
+    def _loss_sum(self, part: Indices) -> torch.Tensor:
+        return self.compute(lambda: self._loss_of(self._collate(part)))
+
+    def _loss_of(self, batch: Batch) -> torch.Tensor:
+        return losses.answer_loss_sum(self._model, batch=batch, kind=self.cross_entropy)
 
     def _must_split(self, too_large: Indices | None) -> bool:
         """True where memory ran out in any process; all go on with the lowest limit."""

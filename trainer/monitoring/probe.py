@@ -3,12 +3,16 @@
 The model is only read: no gradient, no random number, nothing of the run changes, so its weights are the same
 to the bit with and without. All measuring together takes a set share of the time at most; where that is not
 enough for a first measurement, there is none, and the reason is said.
+
+Of several processes the first one decides when, and all measure together: where each holds a part of the
+model, none can look at a row by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +28,7 @@ from trainer.core.chat import ChatEncoder
 from trainer.core.data import TokenizedDataset
 from trainer.core.memory import free_memory, is_out_of_memory
 from trainer.core.run import Run
+from trainer.errors import OutOfMemory
 from trainer.monitoring.estimates import Sums, difference, ratio, share
 from trainer.monitoring.held_out import held_out_sequences
 
@@ -34,6 +39,8 @@ GAP_OF_OVERFITTING = 0.5
 
 NO_FILE = "no validation suite is active"
 NOT_YET = "nothing was measured yet: it must not take more than its share of the time"
+OTHER_ROWS = "another process of this run has no rows, or others, to measure by"
+RAN_OUT = "memory ran out while measuring, so it is not tried again"
 
 
 class Probe:
@@ -46,7 +53,7 @@ class Probe:
         self._settings = run.config.monitoring
         self._clock = clock
         self._warn = warn
-        self._held_out = self._read_held_out()
+        self._held_out = self._agreed(self._read_held_out())
         self._started = self._measured = clock.monotonic() if self._held_out is not None else 0.0
         self._first_tokens = run.num_tokens
         self._spent_seconds = 0.0
@@ -54,18 +61,15 @@ class Probe:
 
     def after_step(self) -> None:
         """Measure, if it is time and there is time."""
-        if self._held_out is None or not self._is_due(self._held_out):
+        if self._held_out is None or not self._all_begin(self._held_out):
             return
         started = self._clock.monotonic()
-        try:
-            self.last = measure(self._run, held_out=self._held_out)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self._give_up("memory ran out while measuring, so it is not tried again")
-        if self._held_out is None:  # left the handler first: its traceback holds what was computed
+        found = self._measured_on(self._held_out)
+        if self._run.team.highest(int(found is None)):
+            self._give_up(RAN_OUT)
             free_memory()
             return
+        self.last = found
         self._measured = self._clock.monotonic()
         duration = self._measured - started
         self._spent_seconds += duration
@@ -90,6 +94,33 @@ class Probe:
         except TandemError as error:
             self._give_up(error.message)
             return None
+
+    def _agreed(self, held_out: TokenizedDataset | None) -> TokenizedDataset | None:
+        """The rows, where every process has the same number of tokens to look at; else none has any."""
+        team, num_tokens = self._run.team, 0 if held_out is None else len(held_out.tokens)
+        if team.lowest(num_tokens) == team.highest(num_tokens):
+            return held_out
+        if held_out is not None:
+            self._give_up(OTHER_ROWS)
+        return None
+
+    def _all_begin(self, held_out: TokenizedDataset) -> bool:
+        team = self._run.team
+        return bool(team.highest(int(team.is_first and self._is_due(held_out))))
+
+    def _measured_on(self, held_out: TokenizedDataset) -> MicroEvaluation | None:
+        """None where memory ran out. Where the model is in parts that ends the run: the others wait."""
+        try:
+            return measure(self._run, held_out=held_out)
+        except OutOfMemory as error:
+            raise OutOfMemory(
+                f"Held-out rows were measured: {error.message}",
+                remedy="With training.max_validation_share = 0 nothing is measured.",
+            ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
 
     def _give_up(self, reason: str) -> None:
         self._held_out = None
@@ -200,10 +231,7 @@ def _sums(run: Run, *, dataset: TokenizedDataset, indices: Indices) -> SequenceS
 
 def _part_sums(run: Run, *, dataset: TokenizedDataset, indices: Indices) -> SequenceSums:
     batch = losses.collate(dataset, indices=indices, device=run.device)
-    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.dtype != torch.float32):
-        logits = losses.answer_logits(run.model, batch=batch)
-    nats: Sums = functional.cross_entropy(logits, batch.targets, reduction="none").double().cpu().numpy()
-    is_right: Sums = (logits.argmax(dim=-1) == batch.targets).double().cpu().numpy()
+    nats, is_right = run.runner.compute(lambda: _answers(run.model, batch=batch)).cpu().numpy()
     width = batch.input_ids.shape[1]
     rows = batch.positions.cpu().numpy() // width
     return SequenceSums(
@@ -211,6 +239,13 @@ def _part_sums(run: Run, *, dataset: TokenizedDataset, indices: Indices) -> Sequ
         num_right=_by_row(rows, values=is_right, num_rows=len(indices)),
         num_answers=_by_row(rows, values=np.ones(len(rows)), num_rows=len(indices)),
     )
+
+
+def _answers(model: Any, *, batch: losses.Batch) -> torch.Tensor:
+    """float64 [2, answers]: nats of each answer token, and whether it is the likeliest."""
+    logits = losses.answer_logits(model, batch=batch)
+    nats = functional.cross_entropy(logits, batch.targets, reduction="none")
+    return torch.stack([nats.double(), (logits.argmax(dim=-1) == batch.targets).double()])
 
 
 def _by_row(rows: Indices, *, values: Sums, num_rows: int) -> Sums:

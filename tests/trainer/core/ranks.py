@@ -21,6 +21,8 @@ from trainer.control import FlagControl
 from trainer.core import engine  # noqa: F401 - loaded before the first fork
 from trainer.core import loss as losses
 from trainer.core.run import Run
+from trainer.errors import DataError
+from trainer.monitoring import probe
 from trainer.ranks import RENDEZVOUS
 from trainer.wire import LineWriter
 
@@ -73,6 +75,10 @@ def run_out_early(*_: Any, **__: Any) -> torch.Tensor:
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
+def not_found(*_: Any, **__: Any) -> Any:
+    raise DataError("no such file")
+
+
 FAULTS: dict[str, Fault] = {
     "stopped": lambda control: before_step(2, lambda: control.ask("stop")),
     "paused": lambda control: before_step(2, lambda: control.ask("pause")),
@@ -80,6 +86,8 @@ FAULTS: dict[str, Fault] = {
     "out_of_memory": lambda _: change_loss(run_out),
     "out_of_memory_backward": lambda _: change_loss(run_out_backward),
     "out_of_memory_early": lambda _: setattr(losses, "answer_loss_sum", run_out_early),
+    "out_of_memory_measuring": lambda _: setattr(probe, "_answers", run_out_early),
+    "without_suite": lambda _: setattr(probe, "held_out_sequences", not_found),
     "killed": lambda _: before_step(3, lambda: os.kill(os.getpid(), signal.SIGKILL)),
 }
 

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from registry.errors import DatasetError
 from trainer.core import data
 from trainer.core.chat import ChatEncoder
 from trainer.core.data import TokenizedDataset, tokenize_file
+from trainer.core.loss import collate
 from trainer.errors import DataError
 
 ROWS = [{"prompt": "turn ab", "completion": "ba"}, {"prompt": "x" * 60, "completion": "y"}]
@@ -31,6 +34,15 @@ def test_rows_lie_end_to_end(tokenize: Any, tokenizer: Any, write_rows: Any) -> 
     first = dataset.tokens[dataset.starts[0] : dataset.starts[1]]
     assert tokenizer.decode(first.tolist()).endswith("assistant\nba<|im_end|>")
     assert dataset.lengths.sum() == len(dataset.tokens) == len(dataset.is_answer)
+
+
+def test_answers_are_counted_without_a_batch(tokenize: Any, rows_file: Path) -> None:
+    dataset = tokenize(rows_file, max_length=200)
+    for indices in (np.array([7, 0, 3]), np.arange(dataset.num_sequences), np.array([], dtype=np.int64)):
+        expected = sum(int(dataset.is_answer[slice(*dataset.starts[one : one + 2])].sum()) for one in indices)
+        assert dataset.num_answers(indices) == expected
+        if len(indices):
+            assert collate(dataset, indices=indices, device=torch.device("cpu")).num_answers == expected
 
 
 def test_a_row_that_is_too_long_is_dropped_and_counted(tokenize: Any, write_rows: Any) -> None:

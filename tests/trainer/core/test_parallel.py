@@ -210,6 +210,90 @@ def test_memory_that_runs_out_while_shards_are_exchanged_ends_all_with_the_reaso
     assert "model that is sharded" in failed.message
 
 
+def losses_on(suite: Path) -> dict[str, Any]:
+    """Measure after each step, if half of the time suffices."""
+    return {
+        "validation_path": str(suite),
+        "num_validation_rows": 8,
+        "validate_every_seconds": 0,
+        "max_validation_share": 0.5,
+    }
+
+
+def measured(said: list[ChildMessage]) -> dict[int, tuple[float, ...]]:
+    """Losses and accuracies, by step."""
+    found = [one.micro_evaluation for one in said if isinstance(one, Progress)]
+    return {
+        one.step: (
+            one.validation_loss.value,
+            one.training_loss.value,
+            one.validation_accuracy.value,
+            one.training_accuracy.value,
+        )
+        for one in found
+        if one is not None and one.validation_loss and one.training_loss
+        if one.validation_accuracy and one.training_accuracy
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_measure_on_held_out_rows_what_one_does(
+    run_ranks: RunRanks,
+    engine: MakeEngine,
+    job: JobFactory,
+    said: list[ChildMessage],
+    suite: Path,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    monitoring, chosen = losses_on(suite), {"num_epochs": 4}
+    one = {"checkpoints_dir": str(tmp_path / "one")}
+    result = engine().run_job(job(monitoring=monitoring, hyperparameters=chosen, output=one))
+    both = run_ranks(job(monitoring=monitoring, hyperparameters=chosen, environment={"parallel": kind}))
+    assert both.codes == [0, 0]
+    assert not both.of(Warned)
+    ours, theirs = measured(both.said[0]), measured(said)
+    common = sorted(ours.keys() & theirs.keys())
+    assert len(common) >= 3
+    for step in common:
+        assert ours[step] == pytest.approx(theirs[step], abs=1e-5)
+    assert differences(both.result, result) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault_rank", [0, 1])
+def test_where_one_has_no_rows_to_measure_by_none_measures(
+    run_ranks: RunRanks, job: JobFactory, suite: Path, kind: str, fault_rank: int
+) -> None:
+    config = job(monitoring=losses_on(suite), environment={"parallel": kind})
+    ended = run_ranks(config, fault="without_suite", fault_rank=fault_rank)
+    assert ended.codes == [0, 0]
+    (warned,) = ended.of(Warned)
+    assert ("no such file" if fault_rank == 0 else "another process of this run") in warned.message
+    assert measured(ended.said[0]) == {}
+
+
+def test_memory_that_runs_out_while_one_of_several_replicas_measures_ends_the_measuring_of_all(
+    run_ranks: RunRanks, job: JobFactory, suite: Path
+) -> None:
+    config = job(monitoring=losses_on(suite), environment={"parallel": "ddp"})
+    ended = run_ranks(config, fault="out_of_memory_measuring")
+    assert ended.codes == [0, 0]
+    (warned,) = ended.of(Warned)
+    assert "memory ran out while measuring" in warned.message
+
+
+def test_memory_that_runs_out_while_shards_measure_ends_all_with_what_helps(
+    run_ranks: RunRanks, job: JobFactory, suite: Path
+) -> None:
+    config = job(monitoring=losses_on(suite), environment={"parallel": "fsdp"})
+    ended = run_ranks(config, fault="out_of_memory_measuring")
+    assert ended.codes == [EXIT_CODES["peer_lost"], EXIT_CODES["out_of_memory"]]
+    (failed,) = ended.said[1]
+    assert isinstance(failed, Failed)
+    assert "Held-out rows were measured" in failed.message
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_that_is_no_number_in_one_ends_all_and_one_says_so(
     run_ranks: RunRanks, job: JobFactory, kind: str

@@ -21,10 +21,16 @@ from trainer.core.step import StepRunner
 from trainer.errors import Diverged, OutOfMemory
 
 CPU = torch.device("cpu")
-CPU_ALLOCATOR_ERROR = RuntimeError(
-    "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: "
-    "you tried to allocate 9 bytes."
-)
+OTHER_FORMS_OF_OUT_OF_MEMORY = [
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 9 bytes."
+    ),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later."),
+    MemoryError(),
+]
 MakeRunner = Callable[..., StepRunner]
 
 
@@ -161,12 +167,31 @@ def test_the_limit_is_remembered_and_said_once(
     assert "8 rows" in warnings[0]
 
 
-def test_the_cpu_allocators_error_is_out_of_memory_too(
-    make_runner: MakeRunner, limit_rows: Any, warnings: list[str]
+@pytest.mark.parametrize("error", OTHER_FORMS_OF_OUT_OF_MEMORY, ids=lambda error: str(error)[:40])
+def test_every_form_of_out_of_memory_splits_the_step(
+    make_runner: MakeRunner, limit_rows: Any, warnings: list[str], error: Exception
 ) -> None:
-    limit_rows(4, error=CPU_ALLOCATOR_ERROR)
+    limit_rows(4, error=error)
     make_runner().take(np.arange(8), step=1, learning_rate=1e-3)
     assert len(warnings) == 1
+
+
+def test_memory_that_runs_out_while_a_part_is_laid_out_splits_the_step(
+    make_runner: MakeRunner, model: Any, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    indices, original = np.arange(8), losses.collate
+    whole = gradients(make_runner(max_grad_norm=1e9), model, indices, monkeypatch)
+
+    def collate(dataset: TokenizedDataset, *, indices: np.ndarray, device: torch.device) -> Batch:
+        if len(indices) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(dataset, indices=indices, device=device)
+
+    monkeypatch.setattr(losses, "collate", collate)
+    split = gradients(make_runner(max_grad_norm=1e9), model, indices, monkeypatch)
+    assert len(warnings) == 1
+    for expected, gradient in zip(whole, split, strict=True):
+        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_another_error_is_not_taken_for_memory(make_runner: MakeRunner, limit_rows: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,6 @@ from trainer.monitoring.held_out import held_out_sequences, stands_in
 from trainer.monitoring.probe import SequenceSums, evaluation_of, gap_state
 
 Make = Callable[..., TrainerEngine]
-
-
-@pytest.fixture
-def suite(write_rows: Callable[..., Path]) -> Path:
-    """40 words that no training row spells."""
-    words = [
-        string.ascii_uppercase[index % 20 : index % 20 + 2 + index % 5] + str(index) for index in range(40)
-    ]
-    return write_rows(
-        [{"prompt": f"turn {word}", "completion": word[::-1]} for word in words], name="suite.jsonl"
-    )
 
 
 def measured(said: list[ChildMessage]) -> list[Any]:
