@@ -12,7 +12,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from config.errors import SettingsError
 from config.origins import Origin, origin_of
-from config.sections import is_locked, new_place, setting_of
+from config.sections import advice, is_locked, is_section, setting_of
 from config.settings import CONFIG_FILE, PREFIX, Settings, load_settings
 from registry.files import write_atomically
 from trainer.config.job import check_hyperparameters
@@ -26,9 +26,14 @@ def set_setting(key: str, value: str, *, is_unlocked: bool = False) -> tuple[str
     Raises `SettingsError` for an unknown or locked key and a value that does not fit, `ConfigError` for what
     the trainer would refuse; then nothing was written.
     """
-    if key not in LOCKED_KEYS and (place := new_place(key)) is not None:
-        raise SettingsError(f"{key!r} is no setting of its own any more.", remedy=f"Set {place}.")
     setting = setting_of(key)
+    if key not in LOCKED_KEYS and setting == key and advice(key):
+        raise SettingsError(f"{key!r} is no setting of its own.", remedy=advice(key))
+    if is_section(setting, of=Settings):
+        raise SettingsError(
+            f"{setting} is a section: set whole, all else that stands in it would be lost.",
+            remedy=f"Set its keys one by one, as {setting}.NAME; `tandem config show` lists them.",
+        )
     if is_locked(setting) and not is_unlocked:
         raise SettingsError(
             f"{setting} is locked: with another value new jobs train another model than before.",

@@ -6,7 +6,11 @@ A key may be named either way, `hyperparameters.learning_rate` or `training.hype
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from pydantic import BaseModel
+
+from trainer.config.job import DataConfig, EnvironmentConfig, ModelConfig, MonitoringConfig, OutputConfig
 from trainer.config.legacy import NEW_PLACES
 from trainer.config.locked import LOCKED_KEYS
 
@@ -16,8 +20,11 @@ SETTING_OF: Mapping[str, str] = {
     "model.max_length": "training.max_length",
     "data.overlong": "training.overlong",
     "output.num_checkpoints": "training.num_checkpoints",
+    "output.checkpoint_every_steps": "training.checkpoint_every_steps",
+    "output.overlap_writing": "training.overlap_writing",
     "environment.device": "training.device",
     "environment.num_threads": "training.num_threads",
+    "environment.gradient_checkpointing": "training.gradient_checkpointing",
     "environment.cross_entropy": "training.cross_entropy",
     "environment.parallel": "training.parallel",
     "monitoring.report_every_seconds": "training.report_every_seconds",
@@ -27,6 +34,14 @@ SETTING_OF: Mapping[str, str] = {
     "monitoring.max_validation_share": "training.max_validation_share",
     "monitoring.report_to": "training.report_to",
     "model.path": "training.locked.base_model",
+}
+# Sections of a job with keys that no setting stands for.
+JOB_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "output": OutputConfig,
+    "environment": EnvironmentConfig,
+    "monitoring": MonitoringConfig,
 }
 NESTED = ("hyperparameters", "locked")
 
@@ -40,11 +55,39 @@ def setting_of(key: str) -> str:
     return f"training.{key}" if key.split(".")[0] in NESTED else key
 
 
-def new_place(name: str) -> str | None:
-    """The setting that a name which once stood at the top level is now; None where it never did."""
-    return setting_of(NEW_PLACES[name]) if name in NEW_PLACES else None
+def advice(name: str) -> str:
+    """What to do about a name that is no setting; empty where nothing is known of it.
+
+    It may be one that stands at another place, or a key of a job's sections that a host decides itself.
+    """
+    place = NEW_PLACES.get(name, name)
+    if name in NEW_PLACES and _is_set_by_a_host(place):
+        unlock = " --unlock" if is_locked(setting_of(place)) else ""
+        return f"Set {setting_of(place)}: `tandem config set {place} VALUE{unlock}`."
+    section, _, key = place.partition(".")
+    if section in JOB_SECTIONS and key in JOB_SECTIONS[section].model_fields:
+        return f"In a job file it is {place}; a host decides it itself."
+    return ""
+
+
+def is_section(setting: str, *, of: type[BaseModel]) -> bool:
+    """True for a name that settings stand below."""
+    kind: Any = of
+    for part in setting.split("."):
+        if not _is_model(kind) or part not in kind.model_fields:
+            return False
+        kind = kind.model_fields[part].annotation
+    return _is_model(kind)
 
 
 def is_locked(setting: str) -> bool:
     """True for what takes `--unlock` to change."""
     return setting == "training.max_length" or setting in {f"training.locked.{key}" for key in LOCKED_KEYS}
+
+
+def _is_set_by_a_host(place: str) -> bool:
+    return place in SETTING_OF or place.split(".")[0] in NESTED
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

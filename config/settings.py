@@ -16,7 +16,7 @@ from typing import Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,8 +24,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from config.closed import Section
 from config.errors import SettingsError
 from config.home import Home
+from config.overrides import in_force
+from config.sections import advice
+from config.training import TrainingSettings
 from deploy.config import HostName, RemoteSettings
 from inference.server.config import VllmConfig
 from intelligence.contamination import ContaminationLimits
@@ -34,20 +38,10 @@ from intelligence.traffic import TrafficLimits
 from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
-from registry.states import Priority
-from trainer.config.job import LockedConfig, Overlong, Parallel, Tool
-from trainer.config.legacy import NEW_PLACES
-from trainer.cross_entropy import CrossEntropy
 
 PREFIX = "TANDEM_"
 CONFIG_FILE = "tandem.toml"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class Section(BaseModel):
-    """Closed to unknown names; finite numbers only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class RedisSettings(Section):
@@ -62,51 +56,6 @@ class RedisSettings(Section):
     certificate: Path | None = Field(default=None, description="shown to a Redis that asks for one")
     key: Path | None = Field(default=None, description="of that certificate")
     signed: bool = Field(default=False, description="take signed messages only; keys in secrets/signing")
-
-
-class TrainingSettings(Section):
-    """The training worker and the trainer that it starts."""
-
-    queues: tuple[Priority, ...] = tuple(Priority)
-    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
-    num_threads: int = Field(default=1, ge=1, description="CPU threads of the trainer")
-    cross_entropy: CrossEntropy = Field(
-        default="auto", description="auto, plain, chunked or liger: how the loss is computed"
-    )
-    num_processes: int = Field(
-        default=1, ge=1, le=64, description="that share each job, one a card; see training.parallel"
-    )
-    parallel: Parallel = Field(
-        default="auto", description="how they share it: ddp, whole models; fsdp, parts; auto is ddp"
-    )
-    max_length: int = Field(default=4096, ge=16, description="tokens of a row, chat template included")
-    num_checkpoints: int = Field(default=2, ge=1, description="a job, the last one included")
-    profile: str = Field(
-        default="plain_sft", min_length=1, max_length=80, description="of jobs that name none"
-    )
-    overlong: Overlong = Field(default="drop", description="rows over max_length: drop, truncate or reject")
-    locked: LockedConfig = LockedConfig()
-    hyperparameters: dict[str, JsonValue] = Field(default_factory=dict, description="defaults of every job")
-    report_every_seconds: float = Field(default=1.0, gt=0, le=10)
-    record_rows: bool = Field(default=False, description="trace which rows each step learnt from")
-    # 128 rows: an interval of about a tenth of a nat. 1 %: with status, control and checkpoints under 2 %.
-    num_validation_rows: int = Field(
-        default=128, ge=8, le=10_000, description="of the active suite: the gap is measured by them"
-    )
-    validate_every_seconds: float = Field(default=30.0, ge=0, description="the gap, at the soonest")
-    max_validation_share: float = Field(
-        default=0.01, ge=0, le=0.5, description="of a run's time for the gap; 0 measures none"
-    )
-    report_to: tuple[Tool, ...] = Field(
-        default=(), description="told a run's numbers too: tensorboard, mlflow, wandb, trackio"
-    )
-    max_token_cache_bytes: int = Field(
-        default=20_000_000_000, ge=0, description="tokens kept between runs; 0 keeps none"
-    )
-    # Shorter loses jobs to a slow disk; longer leaves a dead host's job lying (design, section 6).
-    lease_seconds: float = Field(default=60.0, ge=3)
-    heartbeat_seconds: float = Field(default=10.0, gt=0, description="six chances to renew a lease")
-    stop_grace_seconds: float = Field(default=60.0, gt=0, description="to save a checkpoint at shutdown")
 
 
 class GuardSettings(Section):
@@ -316,13 +265,19 @@ def setting_names() -> list[str]:
 
 
 def setting_lines(settings: Settings) -> list[tuple[str, str]]:
-    """Each setting's environment variable with its value as JSON; secrets are masked."""
+    """Each setting's environment variable with its value as JSON; secrets are masked.
+
+    Of hyperparameters every one that is in force, whoever said so.
+    """
     values = settings.model_dump(mode="json")
-    return [
-        (f"{PREFIX}{name.upper()}", json.dumps(_value_of(values, name=name)))
-        for name in _leaves(Settings)
-        if not isinstance(_value_of(values, name=name), dict) or name.endswith("hyperparameters")
-    ]
+    values["training"]["hyperparameters"] = chosen = in_force(settings.training.hyperparameters)
+    names: list[str] = []
+    for name in _leaves(Settings):
+        if name == "training__hyperparameters":
+            names += [f"{name}__{one}" for one in chosen]
+        elif not isinstance(_value_of(values, name=name), dict):
+            names.append(name)
+    return [(f"{PREFIX}{name.upper()}", json.dumps(_value_of(values, name=name))) for name in names]
 
 
 def _with_kept_password(url: str, *, path: Path) -> str:
@@ -381,10 +336,8 @@ def _explain(error: ValidationError) -> str:
     name = PREFIX + "__".join(parts).upper()
     path = ".".join(parts)
     if problem["type"] == "extra_forbidden":
-        if len(parts) == 1 and parts[0] in NEW_PLACES:
-            return f"{path} does not stand at the top level: in a job it is {NEW_PLACES[path]}, and " + (
-                f"`tandem config set {NEW_PLACES[path]} VALUE` writes it to its place in {CONFIG_FILE}."
-            )
+        if len(parts) == 1 and advice(path):
+            return f"{path} does not stand at the top level of {CONFIG_FILE}. {advice(path)}"
         close = difflib.get_close_matches(path, [leaf.replace("__", ".") for leaf in _leaves(Settings)], n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"There is no setting {path}.{hint}"

@@ -13,14 +13,20 @@ from registry.messages import CheckpointImport, SuiteBuild
 from registry.records import Checkpoint, Dataset, Suite
 from registry.states import CheckpointState
 from registry.store import Registry, Transaction
+from trainer.config.locked import check_base_model
 from workers import intake
 
 LEAVE_OUT = "They were submitted for training already: leave these questions out of the suite."
 
 
 def import_model(request: CheckpointImport, *, settings: Settings, registry: Registry) -> Checkpoint:
-    """Copy and verify, then register. A base model that is registered already is given back."""
+    """Copy and verify, then register. A base model that is registered already is given back.
+
+    `ConfigError` for a base model that is not the locked one.
+    """
     source = intake.locate(request.path, settings=settings)
+    if request.origin == "base":
+        check_base_model(settings.training.locked, path=source)
     record_id = new_id("base" if request.origin == "base" else "ckpt")
     with registry.reading() as tx:
         parent_id = _parent_id(tx, request=request)

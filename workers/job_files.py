@@ -59,10 +59,13 @@ def job_config(
         output=OutputConfig(
             checkpoints_dir=str(settings.paths.checkpoints / job.id),
             num_checkpoints=training.num_checkpoints,
+            checkpoint_every_steps=training.checkpoint_every_steps,
+            overlap_writing=training.overlap_writing,
         ),
         environment=EnvironmentConfig(
             device=training.device,
             num_threads=training.num_threads,
+            gradient_checkpointing=training.gradient_checkpointing,
             cross_entropy=training.cross_entropy,
             parallel=training.parallel,
         ),

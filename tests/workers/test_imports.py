@@ -1,18 +1,23 @@
-"""A suite is held against all training data, also against what is submitted while it is built."""
+"""A suite is held against all training data, also against what is submitted while it is built; a base model
+against what is locked.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from config.settings import Settings
+from config.settings import Settings, load_settings
 from registry.errors import DatasetError
-from registry.messages import SuiteBuild
-from registry.records import Dataset, Suite
+from registry.messages import CheckpointImport, SuiteBuild
+from registry.records import Checkpoint, Dataset, Suite
 from registry.store import Registry
+from trainer.errors import ConfigError
 from workers import intake
-from workers.imports import import_suite
+from workers.imports import import_model, import_suite
 
 
 def write_rows(path: Path, *, first: int, last: int) -> Path:
@@ -59,3 +64,33 @@ def test_data_that_is_submitted_while_a_suite_is_checked_is_looked_at_too(
         import_suite(SuiteBuild(path=str(asked)), settings=settings, registry=registry)
     with registry.reading() as tx:
         assert tx.find(Suite) == []
+
+
+def model(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text('{"vocab_size": 9}')
+    (directory / "tokenizer_config.json").write_text("{}")
+    save_file({"weight": np.zeros(2, np.float32)}, directory / "model.safetensors")
+    return directory
+
+
+def locked_to(settings: Settings, **locked: Any) -> Settings:
+    return load_settings(home=settings.home, training={"locked": locked})
+
+
+def test_a_base_model_that_is_not_the_locked_one_is_not_taken_in(
+    settings: Settings, registry: Registry
+) -> None:
+    wanted, other = model(settings.paths.inbox / "Qwen3-0.6B"), model(settings.paths.inbox / "Qwen3-8B")
+    locked = locked_to(settings, base_model=str(wanted), model_name="Qwen3-0.6B")
+    with pytest.raises(ConfigError, match="base_model is locked"):
+        import_model(CheckpointImport(path=str(other), origin="base"), settings=locked, registry=registry)
+    with registry.reading() as tx:
+        assert tx.find(Checkpoint) == []
+    assert not list(settings.paths.base_model.glob("*"))
+    taken = import_model(
+        CheckpointImport(path=str(wanted), origin="base"), settings=locked, registry=registry
+    )
+    # What is no base is bound by what it descends from, when it is trained.
+    later = import_model(CheckpointImport(path=str(other)), settings=locked, registry=registry)
+    assert later.parent_checkpoint_id == taken.id

@@ -67,6 +67,17 @@ def test_a_plain_job_stays_plain_under_another_default(
     assert (config.profile.name, config.data.overlong) == ("plain_sft", "drop")
 
 
+def test_how_a_host_saves_memory_and_writes_checkpoints_reaches_the_job(
+    registry: Registry, settings: Settings, base: Checkpoint, rows: Path
+) -> None:
+    job = submit(TrainingSubmission(dataset=str(rows)), settings=settings, registry=registry).job
+    chosen = {"gradient_checkpointing": "on", "overlap_writing": "off", "checkpoint_every_steps": 50}
+    host = with_training(settings, **chosen)
+    config = config_of(job, registry=registry, base=base, settings=host)
+    assert config.environment.gradient_checkpointing == "on"
+    assert (config.output.overlap_writing, config.output.checkpoint_every_steps) == ("off", 50)
+
+
 def test_another_profile_is_another_job(
     registry: Registry, settings: Settings, base: Checkpoint, rows: Path
 ) -> None:

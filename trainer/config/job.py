@@ -23,6 +23,7 @@ M = TypeVar("M", bound=Record)
 
 Overlong = Literal["drop", "truncate", "reject"]
 Parallel = Literal["auto", "none", "ddp", "fsdp"]
+Switch = Literal["auto", "on", "off"]
 Tool = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
@@ -79,7 +80,7 @@ class OutputConfig(Record):
     checkpoints_dir: Path
     checkpoint_every_steps: int | None = Field(default=None, ge=1, description="instead of num_checkpoints")
     num_checkpoints: int = Field(default=1, ge=1, description="evenly spread, the last one included")
-    overlap_writing: Literal["auto", "on", "off"] = Field(
+    overlap_writing: Switch = Field(
         default="auto",
         description="steps go on while a copy of weights and moments, in the computer's memory, is written; "
         "auto: on, but off with several processes",
@@ -91,7 +92,7 @@ class EnvironmentConfig(Record):
 
     device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     num_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads")
-    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+    gradient_checkpointing: Switch = Field(
         default="auto", description="less memory for a third more work; auto: on for CUDA, off for a CPU"
     )
     cross_entropy: CrossEntropy = Field(

@@ -11,6 +11,7 @@ from trainer.config.job import JobConfig, LockedConfig
 from trainer.errors import ConfigError
 
 LOCKED_KEYS = tuple(LockedConfig.model_fields)
+SHAPE = ("model_architecture", "vocab_size", "hidden_size", "num_hidden_layers")
 
 
 def check_locked(config: JobConfig) -> None:
@@ -20,16 +21,23 @@ def check_locked(config: JobConfig) -> None:
         raise _refused(
             "max_length", locked=locked.max_length, found=model.max_length, where="model.max_length"
         )
-    # What tandem trained or took in lies under a name of its own; the name was checked when it was set.
+    # What tandem trained or took in lies under a name of its own: a base model's was checked as it came in.
     if locked.model_name is not None and not (model.path / MANIFEST_NAME).is_file():
         check_model_name(locked.model_name, path=model.path)
-    if locked.model_architecture is None and locked.vocab_size is None:
-        return
-    facts = model_facts(model.path)
-    for key in ("model_architecture", "vocab_size"):
-        wanted, found = getattr(locked, key), facts[key]
-        if wanted is not None and wanted != found:
-            raise _refused(key, locked=wanted, found=found, where=f"{model.path / 'config.json'}")
+    _check_facts(locked, path=model.path)
+    if locked.base_model is not None:
+        _check_descent(Path(locked.base_model).expanduser(), model=model.path)
+
+
+def check_base_model(locked: LockedConfig, *, path: Path) -> None:
+    """`ConfigError` unless a model that all others are to descend from is the one that was locked."""
+    if locked.base_model is not None and Path(locked.base_model).expanduser().resolve() != path.resolve():
+        raise _refused(
+            "base_model", locked=locked.base_model, found=str(path), where="what is to be the base"
+        )
+    if locked.model_name is not None:
+        check_model_name(locked.model_name, path=path)
+    _check_facts(locked, path=path)
 
 
 def check_model_name(name: str, *, path: Path) -> None:
@@ -46,20 +54,49 @@ def check_model_name(name: str, *, path: Path) -> None:
 
 
 def model_facts(path: Path) -> dict[str, Any]:
-    """`model_architecture`, `vocab_size`, `saved_as` of a model directory; `ConfigError` without a config."""
+    """What the configuration of a model directory says of it; `ConfigError` where it cannot be read."""
     file = path / "config.json"
     try:
         found = json.loads(file.read_bytes())
+        facts = {name: found.get(name) for name in ("vocab_size", "hidden_size", "num_hidden_layers")}
         architectures = found.get("architectures") or [None]
-        saved_as, vocab_size = found.get("_name_or_path"), found.get("vocab_size")
-    except (OSError, ValueError, AttributeError) as error:
+        return {**facts, "model_architecture": architectures[0], "saved_as": found.get("_name_or_path")}
+    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         raise ConfigError(
             f"{file} cannot be read as a model's configuration: {type(error).__name__}.",
             field="model.path",
             value=str(path),
             remedy="Name a directory that save_pretrained() wrote.",
         ) from None
-    return {"model_architecture": architectures[0], "vocab_size": vocab_size, "saved_as": saved_as}
+
+
+def _check_facts(locked: LockedConfig, *, path: Path) -> None:
+    if locked.model_architecture is None and locked.vocab_size is None:
+        return
+    facts = model_facts(path)
+    for key in ("model_architecture", "vocab_size"):
+        wanted, found = getattr(locked, key), facts[key]
+        if wanted is not None and wanted != found:
+            raise _refused(key, locked=wanted, found=found, where=f"{path / 'config.json'}")
+
+
+def _check_descent(base: Path, *, model: Path) -> None:
+    """A model that descends from another has its shape. That one may lie on another host: then nothing is."""
+    try:
+        wanted = model_facts(base)
+    except ConfigError:
+        return
+    found = model_facts(model)
+    for key in SHAPE:
+        if wanted[key] != found[key]:
+            raise ConfigError(
+                f"base_model is locked to {base}, whose {key} is {wanted[key]!r}, but {model} has "
+                f"{found[key]!r}: it does not descend from that.",
+                field="locked.base_model",
+                value=str(model),
+                remedy="Train from a checkpoint of the locked base model, or change it knowingly: "
+                "`tandem config set locked.base_model PATH --unlock`.",
+            )
 
 
 def _refused(key: str, *, locked: object, found: object, where: str) -> ConfigError:

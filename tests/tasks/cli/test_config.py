@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from config.settings import Settings, load_settings
+from config.sections import SETTING_OF, setting_of
+from config.settings import Settings, load_settings, setting_lines, setting_names
 from tasks.cli.main import main
+from trainer.config.hyperparameters import Hyperparameters
+from trainer.config.job import JobConfig
+from trainer.config.legacy import NEW_PLACES
+from trainer.config.locked import LOCKED_KEYS
 
 
 @pytest.fixture
@@ -36,6 +42,37 @@ def test_each_value_says_where_it_comes_from(tandem, monkeypatch: pytest.MonkeyP
     assert found["TANDEM_TRAINING__PROFILE"] == {"value": "plain_sft", "origin": "default"}
 
 
+def test_each_hyperparameter_in_force_says_where_it_comes_from(  # type: ignore[no-untyped-def]
+    tandem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tandem.toml").write_text("[training.hyperparameters]\nlearning_rate = 3e-4\nseed = 1\n")
+    (tmp_path / ".env").write_text("TANDEM_TRAINING__HYPERPARAMETERS__NUM_EPOCHS=2\n")
+    monkeypatch.setenv("TANDEM_TRAINING__HYPERPARAMETERS__SEED", "7")
+    _, text = tandem("config", "show", "--origin", "--json")
+    start = "TANDEM_TRAINING__HYPERPARAMETERS__"
+    found = {
+        name.removeprefix(start).lower(): (one["value"], one["origin"])
+        for name, one in json.loads(text).items()
+        if name.startswith(start)
+    }
+    chosen = {
+        "learning_rate": (3e-4, "tandem.toml"),
+        "num_epochs": (2, ".env"),
+        "seed": (7, "environment"),
+    }
+    rest = Hyperparameters().model_dump(mode="json")
+    assert found == {**{name: (value, "default") for name, value in rest.items()}, **chosen}
+
+
+def test_hyperparameters_that_are_wrong_are_shown_as_they_were_given(tandem, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "tandem.toml").write_text("[training.hyperparameters]\nlearning_rate = 'fast'\nlr = 1\n")
+    code, text = tandem("config", "show", "--json")
+    assert code == 0
+    found = json.loads(text)
+    assert found["TANDEM_TRAINING__HYPERPARAMETERS__LEARNING_RATE"] == "fast"
+    assert found["TANDEM_TRAINING__HYPERPARAMETERS__LR"] == 1
+
+
 def test_a_key_is_written_and_comments_stay(tandem, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path / "tandem.toml"
     file.write_text("# mine\n[training]\nnum_threads = 2  # of four\n")
@@ -56,6 +93,27 @@ def test_a_locked_key_takes_an_unlock(tandem, tmp_path: Path, key: str) -> None:
     assert "is locked" in words
     assert "--unlock" in words
     assert not (tmp_path / "tandem.toml").exists()
+
+
+@pytest.mark.parametrize("unlock", [[], ["--unlock"]])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("locked", '{"vocab_size": 9}'),
+        ("training.locked", '{"vocab_size": 9}'),
+        ("training", '{"max_length": 64}'),
+        ("server.vllm", "{}"),
+    ],
+)
+def test_a_section_is_not_set_whole(  # type: ignore[no-untyped-def]
+    tandem, tmp_path: Path, key: str, value: str, unlock: list[str]
+) -> None:
+    before = "[training]\nmax_length = 128\n[training.locked]\nvocab_size = 7\n"
+    (tmp_path / "tandem.toml").write_text(before)
+    code, words = tandem("config", "set", key, value, *unlock)
+    assert code == 2
+    assert "is a section: set whole, all else that stands in it would be lost" in words
+    assert (tmp_path / "tandem.toml").read_text() == before
 
 
 def test_an_unlocked_key_is_written(tandem) -> None:  # type: ignore[no-untyped-def]
@@ -80,6 +138,8 @@ def test_model_name_and_base_model_must_agree(tandem, tmp_path: Path) -> None:  
         ("batch_size", "8", "Set training.hyperparameters.tokens_per_batch"),
         ("learning_rate", "1", "Set training.hyperparameters.learning_rate"),
         ("output_dir", "x", "'output_dir' is no setting of its own"),
+        ("model.dtype", "float32", "In a job file it is model.dtype; a host decides it itself."),
+        ("environment.batching", "packed", "In a job file it is environment.batching"),
         ("training.num_treads", "2", "Did you mean training.num_threads"),
         ("hyperparameters.lerning_rate", "1e-3", "Did you mean learning_rate"),
         ("hyperparameters.learning_rate", "fast", "learning_rate = 'fast'"),
@@ -102,6 +162,29 @@ def test_a_wrong_key_or_value_is_named_and_nothing_is_written(  # type: ignore[n
     assert said in words
     assert "Traceback" not in words
     assert not (tmp_path / "tandem.toml").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in NEW_PLACES if name not in LOCKED_KEYS])
+def test_a_name_at_its_old_place_is_sent_to_a_setting_that_exists_or_to_the_job_file(  # type: ignore[no-untyped-def]
+    tandem, name: str
+) -> None:
+    code, words = tandem("config", "set", name, "1")
+    assert code == 2
+    advised = re.search(r"Set (\S+): `tandem config set (\S+) VALUE", words)
+    if advised is None:
+        section, key = NEW_PLACES[name].split(".")
+        assert f"In a job file it is {section}.{key}; a host decides it itself." in words
+        assert key in JobConfig.model_fields[section].annotation.model_fields
+        assert "There is no setting" in tandem("config", "set", f"training.{key}", "1")[1]
+        return
+    assert setting_of(advised[2]) == advised[1]
+    told = {line[len("TANDEM_") :].replace("__", ".").lower() for line, _ in setting_lines(load_settings())}
+    assert advised[1] in told
+
+
+def test_every_setting_of_a_job_key_exists() -> None:
+    names = {name.removeprefix("TANDEM_").replace("__", ".").lower() for name in setting_names()}
+    assert set(SETTING_OF.values()) <= names
 
 
 def test_a_stronger_source_is_told(tandem, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -132,4 +215,13 @@ def test_the_schema_has_the_eight_sections(tandem) -> None:  # type: ignore[no-u
     }
     assert sections <= set(schema["properties"])
     assert schema["additionalProperties"] is False
-    assert "training" in json.loads(tandem("config", "schema", "--of", "settings")[1])["properties"]
+
+
+def test_the_schema_of_the_settings_knows_the_hyperparameters(tandem) -> None:  # type: ignore[no-untyped-def]
+    schema = json.loads(tandem("config", "schema", "--of", "settings")[1])
+    assert "training" in schema["properties"]
+    found = schema["$defs"]["TrainingSettings"]["properties"]["hyperparameters"]
+    assert set(found["properties"]) == set(Hyperparameters.model_fields)
+    assert found["properties"]["learning_rate"]["maximum"] == 1
+    assert found["additionalProperties"] is False
+    assert "AdapterConfig" in schema["$defs"]
