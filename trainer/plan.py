@@ -9,7 +9,7 @@ from pydantic import Field
 
 from registry.model_shapes import ModelShape
 from registry.records import Record
-from trainer.dataset_shape import DatasetShape
+from trainer.dataset_shape import BatchSettings, DatasetShape, RowSettings
 from trainer.errors import ConfigError
 from trainer.estimate import TrainingMemory, TrainingMode, largest_token_budget, training_memory
 
@@ -22,8 +22,9 @@ class TrainingPlan(Record):
     capacity_bytes: int = Field(ge=0)
     reserve_bytes: int = Field(ge=0)
     mode: TrainingMode
-    tokens_per_batch: int = Field(ge=1)
-    memory: TrainingMemory
+    num_processes: int = Field(default=1, ge=1, description="each has a share of a batch, and a card")
+    tokens_per_batch: int = Field(ge=1, description="of all processes together")
+    memory: TrainingMemory = Field(description="of one process")
     fits: bool
     largest_tokens: int = Field(ge=0, description="the largest safe tokens_per_batch; 0: nothing fits")
     plain_peak_bytes: int = Field(ge=0, description="with the logits of all answers at once")
@@ -39,11 +40,13 @@ def training_plan(
     reserve_bytes: int,
     tokens_per_batch: int,
     mode: TrainingMode,
+    num_processes: int = 1,
     dataset: DatasetShape | None = None,
 ) -> TrainingPlan:
-    """Of a full fine-tuning step; without a dataset every token counts as learnt."""
+    """Of a step on one of as many cards; without a dataset every token counts as learnt."""
     share = 1.0 if dataset is None else dataset.answer_share
-    num_tokens = tokens_per_batch if dataset is None else dataset.largest_batch_tokens
+    own_tokens = max(1, tokens_per_batch // num_processes)
+    num_tokens = own_tokens if dataset is None else dataset.largest_batch_tokens
     num_answers = -int(-share * num_tokens // 1)
     memory = training_memory(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
     available = max(0, capacity_bytes - reserve_bytes)
@@ -53,16 +56,16 @@ def training_plan(
         capacity_bytes=capacity_bytes,
         reserve_bytes=reserve_bytes,
         mode=mode,
+        num_processes=num_processes,
         tokens_per_batch=tokens_per_batch,
         memory=memory,
         fits=memory.peak <= available,
-        largest_tokens=largest,
+        largest_tokens=largest * num_processes,
         plain_peak_bytes=training_memory(
             shape, num_tokens=num_tokens, num_answers=num_answers, mode=plain
         ).peak,
-        plain_largest_tokens=largest_token_budget(
-            shape, capacity_bytes=available, mode=plain, answer_share=share
-        ),
+        plain_largest_tokens=num_processes
+        * largest_token_budget(shape, capacity_bytes=available, mode=plain, answer_share=share),
         dataset=dataset,
         note=_note(largest, dataset=dataset),
     )
@@ -79,19 +82,20 @@ def parse_bytes(text: str) -> int:
 
 
 def read_dataset_shape(
-    path: Path, *, model: Path, max_length: int, tokens_per_batch: int, token_cache_dir: Path, max_bytes: int
+    path: Path,
+    *,
+    model: Path,
+    rows: RowSettings,
+    batches: BatchSettings,
+    token_cache_dir: Path,
+    max_bytes: int,
 ) -> DatasetShape:
     """Tokenise a file as training would, and keep the tokens for it. Loads torch."""
     # torch and transformers take seconds, and who asks without a dataset needs neither.
     from trainer.core.measure import measure_dataset
 
     return measure_dataset(
-        path,
-        model=model,
-        max_length=max_length,
-        tokens_per_batch=tokens_per_batch,
-        token_cache_dir=token_cache_dir,
-        max_bytes=max_bytes,
+        path, model=model, rows=rows, batches=batches, token_cache_dir=token_cache_dir, max_bytes=max_bytes
     )
 
 

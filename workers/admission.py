@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
+from config.training import TrainingSettings
 from inference.estimate import running_bytes
 from registry import hosts, queue
 from registry.errors import RegistryError
@@ -16,14 +18,15 @@ from registry.model_shapes import read_shape
 from registry.queue import Seen
 from registry.records import TrainingJob
 from trainer.config.pinned import read_pinned
-from trainer.cross_entropy import CrossEntropy
 from trainer.estimate import TrainingMode, smallest_training_bytes, training_bytes
 from workers.context import Context
-from workers.devices import CpuDevice, open_device
+from workers.devices import CpuDevice, Device, open_device, open_devices
 from workers.errors import DeviceBusy
 from workers.guard import Need, holding
 
 log = logging.getLogger(__name__)
+
+Kind = Literal["cpu", "cuda"]
 
 ROW_WAIT_SECONDS = 0.1  # so that bells of submissions that were refused keep no worker
 ROW_POLL_SECONDS = 0.0002  # at first, then ever longer: a hundredth of the wait is the looks' own
@@ -43,8 +46,9 @@ def to_train(context: Context, *, rung_for: str | None = None) -> Iterator[Seen 
         return
     with ExitStack() as stack:
         try:
-            need = _training_need(context, seen)
-            _hold(context, stack, device=context.settings.training.device, need=need)
+            need, training = _training_need(context, seen), context.settings.training
+            devices = open_devices(training.device, count=training.num_processes)
+            _hold(context, stack, need=need, devices=devices)
         except DeviceBusy as error:
             _note(context, obstacle=f"{seen.job.id} waits: {error}", noted=seen.waits_for)
             yield None
@@ -59,24 +63,29 @@ def to_evaluate(context: Context, request: EvaluationRequest) -> Iterator[str]:
     with ExitStack() as stack:
         try:
             need = _evaluation_need(request)
-            _hold(context, stack, device=request.device, need=need)
+            _hold(context, stack, need=need, devices=(open_device(request.device),))
         except DeviceBusy as error:
             yield str(error)
             return
         yield ""
 
 
-def training_mode(device: str, *, cross_entropy: CrossEntropy) -> TrainingMode:
-    """What the trainer's `auto` settings come to on the device that a name means."""
-    if isinstance(open_device(device), CpuDevice):
-        return TrainingMode(
-            device="cpu",
-            arithmetic="float32",
-            checkpoints_gradients=False,
-            copies_state=True,
-            cross_entropy=cross_entropy,
-        )
-    return TrainingMode(cross_entropy=cross_entropy)
+def training_mode(training: TrainingSettings, *, kind: Kind) -> TrainingMode:
+    """What the trainer's `auto` settings come to on a kind of device."""
+    checkpoints, overlaps = training.gradient_checkpointing, training.overlap_writing
+    return TrainingMode(
+        device=kind,
+        arithmetic="bfloat16" if kind == "cuda" else "float32",
+        checkpoints_gradients=checkpoints == "on" or (checkpoints == "auto" and kind == "cuda"),
+        # On CUDA the copy lies in the computer's memory.
+        copies_state=kind == "cpu" and overlaps != "off" and training.num_processes == 1,
+        cross_entropy=training.cross_entropy,
+    )
+
+
+def kind_of(device: str) -> Kind:
+    """Of the device that a name means on this host."""
+    return "cpu" if isinstance(open_device(device), CpuDevice) else "cuda"
 
 
 def _look_until_written(context: Context, *, job_id: str | None) -> Seen | None:
@@ -109,7 +118,7 @@ def _training_need(context: Context, seen: Seen) -> Need:
     hyperparameters, training = read_pinned(job.hyperparameters).hyperparameters, context.settings.training
     # Several processes take a share of each batch, so each card of as many.
     tokens = max(1, hyperparameters.tokens_per_batch // training.num_processes)
-    mode = training_mode(training.device, cross_entropy=training.cross_entropy)
+    mode = training_mode(training, kind=kind_of(training.device))
     mode = mode.changed(adapter=hyperparameters.adapter)
     return Need(
         role="training",
@@ -127,16 +136,18 @@ def _evaluation_need(request: EvaluationRequest) -> Need:
     return Need(role="evaluation", subject=request.checkpoint_id, num_bytes=num_bytes, least_bytes=num_bytes)
 
 
-def _hold(context: Context, stack: ExitStack, *, device: str, need: Need) -> None:
-    stack.enter_context(
-        holding(
-            open_device(device),
-            directory=context.settings.paths.run / "devices",
-            need=need,
-            rules=context.settings.guard,
-            clock=context.registry.clock,
+def _hold(context: Context, stack: ExitStack, *, need: Need, devices: tuple[Device, ...]) -> None:
+    """All of them, in the same order in every process, so that no two wait for each other."""
+    for device in devices:
+        stack.enter_context(
+            holding(
+                device,
+                directory=context.settings.paths.run / "devices",
+                need=need,
+                rules=context.settings.guard,
+                clock=context.registry.clock,
+            )
         )
-    )
 
 
 def _note(context: Context, *, obstacle: str, noted: str) -> None:

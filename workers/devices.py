@@ -193,6 +193,15 @@ def open_device(wish: str, *, nvml: ModuleType | Any = pynvml) -> Device:
     return CpuDevice()
 
 
+def open_devices(wish: str, *, count: int, nvml: ModuleType | Any = pynvml) -> tuple[Device, ...]:
+    """What `count` processes that share a job train on: as many cards, from the first on, or one CPU."""
+    first = open_device(wish, nvml=nvml)
+    # Several processes on a card that is named by its number are what the trainer refuses.
+    if isinstance(first, CpuDevice) or count == 1 or ":" in wish:
+        return (first,)
+    return tuple(NvmlDevice(index, nvml=nvml) for index in range(count))
+
+
 def _may_have_gpu(nvml: ModuleType | Any) -> bool:
     """False only where there is no driver or it knows no GPU; what cannot be told blocks when it is read."""
     if not _has_library(nvml):

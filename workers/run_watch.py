@@ -31,11 +31,12 @@ MAX_WARNINGS = 100  # as events, of one attempt; the worker's log has all
 
 @dataclass
 class RunWatch:
-    """Of one attempt at one job."""
+    """Of one attempt at one job. `device` is the first of the `num_devices` that it takes."""
 
     job: TrainingJob
     registry: Registry
     device: Device
+    num_devices: int = 1
     surroundings: Surroundings = field(default_factory=Surroundings)
     _samples: tuple[Sample, ...] = ()
     _predictions: dict[float, EndPrediction] = field(default_factory=dict)
@@ -147,9 +148,12 @@ class RunWatch:
             )
 
     def _read_device(self) -> None:
-        self._reading = read_device(
+        found = read_device(
             self.device, trainer_memory_bytes=self._trainer_memory_bytes, now=self.registry.clock()
         )
+        if self.num_devices > 1:
+            found = found.changed(name=f"{found.name}, the first of {self.num_devices}")
+        self._reading = found
 
 
 def _time_left(span: Span | None) -> TimeLeft | None:

@@ -22,7 +22,7 @@ from registry.states import Command
 from registry.store import Registry
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress, Warned
 from workers.child import Child, TrainerChild
-from workers.devices import Device, open_device
+from workers.devices import Device, open_devices
 from workers.job_files import write_job_file
 from workers.projections import write_training_status
 from workers.run_record import RunRecord, lease_ran_out
@@ -63,15 +63,17 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         """What is learnt of the run is kept by its watch, and told by its record."""
-        device = self.device or open_device(self.settings.training.device)
-        self._watch = RunWatch(self.job, registry=self.registry, device=device)
+        training = self.settings.training
+        devices = open_devices(training.device, count=training.num_processes)
+        device = self.device or devices[0]
+        self._watch = RunWatch(self.job, registry=self.registry, device=device, num_devices=len(devices))
         self._record = RunRecord(
             self.job,
             self.lease,
             registry=self.registry,
             watch=self._watch,
             actor=self.actor,
-            lease_seconds=self.settings.training.lease_seconds,
+            lease_seconds=training.lease_seconds,
             monotonic=self.monotonic,
             sleep=self.sleep,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.table import Table
@@ -13,10 +13,11 @@ from registry.model_shapes import read_shape
 from tasks.cli.output import console, print_json
 from tasks.cli.pairs import parse_pairs
 from trainer.config.hyperparameters import Hyperparameters
-from trainer.config.job import check_hyperparameters
-from trainer.estimate import TrainingMode
+from trainer.config.job import Overlong, check_hyperparameters
+from trainer.config.pinned import profile_named
+from trainer.dataset_shape import BatchSettings, RowSettings
 from trainer.plan import TrainingPlan, parse_bytes, read_dataset_shape, training_plan
-from workers.admission import training_mode
+from workers.admission import kind_of, training_mode
 from workers.devices import GIGABYTE, open_device
 from workers.errors import RequestError
 
@@ -48,6 +49,10 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Hyperparameter, as `submit` takes it: adapter=lora.")
     ] = None,
+    profile: Annotated[str | None, typer.Option(help="Of the rows; the host's own if left out.")] = None,
+    overlong: Annotated[
+        str | None, typer.Option(help="Rows over max_length: drop, truncate or reject; the host's own.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the memory of a training step and the largest safe token budget (`--plan`)."""
@@ -56,6 +61,7 @@ def train(
             "Training goes through the queue.", remedy="`tandem submit FILE`; `tandem train --plan` plans it."
         )
     settings = load_settings()
+    rows = _rows(settings, profile=profile, overlong=overlong)
     hyperparameters = check_hyperparameters({**settings.training.hyperparameters, **parse_pairs(set_ or [])})
     found = _plan(
         settings,
@@ -63,11 +69,23 @@ def train(
         dataset=dataset,
         card=card,
         hyperparameters=hyperparameters,
+        rows=rows,
     )
     if as_json:
         print_json(found)
     else:
         _print(found)
+
+
+def _rows(settings: Settings, *, profile: str | None, overlong: str | None) -> RowSettings:
+    training = settings.training
+    if overlong is not None and overlong not in get_args(Overlong):
+        raise RequestError(f"--overlong {overlong!r} is none of {', '.join(get_args(Overlong))}.")
+    return RowSettings(
+        profile=profile_named(profile or training.profile).name,
+        max_length=training.max_length,
+        overlong=cast("Overlong", overlong) if overlong else training.overlong,
+    )
 
 
 def _plan(
@@ -77,21 +95,25 @@ def _plan(
     dataset: Path | None,
     card: str | None,
     hyperparameters: Hyperparameters,
+    rows: RowSettings,
 ) -> TrainingPlan:
-    training = settings.training
-    tokens = max(1, hyperparameters.tokens_per_batch // training.num_processes)  # a card's share
+    training, tokens = settings.training, hyperparameters.tokens_per_batch
     if card is not None:
-        capacity_bytes, mode = parse_bytes(card), TrainingMode(cross_entropy=training.cross_entropy)
+        capacity_bytes, mode = parse_bytes(card), training_mode(training, kind="cuda")
     else:
         capacity_bytes = open_device(training.device).use().total_bytes
-        mode = training_mode(training.device, cross_entropy=training.cross_entropy)
+        mode = training_mode(training, kind=kind_of(training.device))
     measured = None
     if dataset is not None:
         measured = read_dataset_shape(
             dataset,
             model=model,
-            max_length=training.max_length,
-            tokens_per_batch=tokens,
+            rows=rows,
+            batches=BatchSettings(
+                tokens_per_batch=tokens,
+                num_processes=training.num_processes,
+                may_be_packed=mode.device == "cuda",
+            ),
             token_cache_dir=settings.paths.token_cache,
             max_bytes=training.max_token_cache_bytes,
         )
@@ -101,6 +123,7 @@ def _plan(
         reserve_bytes=settings.guard.reserve_bytes,
         tokens_per_batch=tokens,
         mode=mode.changed(adapter=hyperparameters.adapter),
+        num_processes=training.num_processes,
         dataset=measured,
     )
 
@@ -124,9 +147,15 @@ def _print(plan: TrainingPlan) -> None:
     if plan.dataset is not None:
         shape = plan.dataset
         console.print(
-            f"{shape.num_rows} rows ({shape.num_dropped_rows} too long), {shape.num_tokens} tokens of which "
+            f"{shape.num_rows} rows ({shape.num_dropped_rows} left out as too long, "
+            f"{shape.num_truncated_rows} cut off), {shape.num_tokens} tokens of which "
             f"{shape.num_answers} are learnt, {shape.num_steps} steps an epoch; the longest row is "
             f"{shape.longest_row} with {shape.longest_row_tokens} tokens"
+        )
+    if plan.num_processes > 1:
+        console.print(
+            f"{plan.num_processes} processes share each batch, each on a card of its own: memory is that of "
+            "one, tokens_per_batch that of all together"
         )
     verdict = "fits" if plan.fits else "does not fit whole and would be split"
     console.print(

@@ -82,3 +82,28 @@ def test_a_card_that_does_not_hold_the_states_says_so() -> None:
     )
     assert (plan.largest_tokens, plan.fits) == (0, False)
     assert "alone do not fit" in plan.note
+
+
+def test_the_budget_of_several_cards_is_that_of_all_together() -> None:
+    common = {"capacity_bytes": 24 * GB, "reserve_bytes": GB // 2, "mode": TrainingMode()}
+    one = training_plan(SHAPE, tokens_per_batch=4096, **common)
+    two = training_plan(SHAPE, tokens_per_batch=8192, num_processes=2, **common)
+    assert two.memory == one.memory
+    assert two.tokens_per_batch == 2 * one.tokens_per_batch
+    assert two.largest_tokens == 2 * one.largest_tokens
+    assert two.plain_largest_tokens == 2 * one.plain_largest_tokens
+
+
+def test_a_row_must_fit_on_one_of_several_cards() -> None:
+    row = DATA.changed(answer_share=1.0, longest_row_tokens=6000, largest_batch_tokens=6000)
+    plan = training_plan(
+        SHAPE,
+        capacity_bytes=24 * GB,
+        reserve_bytes=GB // 2,
+        tokens_per_batch=8192,
+        mode=TrainingMode(cross_entropy="plain"),
+        num_processes=2,
+        dataset=row,
+    )
+    assert plan.largest_tokens > 6000 > plan.largest_tokens // 2
+    assert "Row 7 has 6000 tokens" in plan.note

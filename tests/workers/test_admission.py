@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,9 @@ from registry.testing import SHA, add_queued_job, make_checkpoint
 from workers import admission
 from workers.app import app
 from workers.context import Context
+from workers.devices import DeviceProcess
 from workers.runner import claim
+from workers.testing import FakeDevice
 
 FULL = 10**15  # bytes: more than any machine has
 
@@ -111,6 +114,51 @@ def test_only_the_job_that_the_device_was_judged_for_is_claimed(registry: Regist
         claimed = claim(registry, settings=context.settings, holder="w", seen=seen)
     assert claimed is not None
     assert claimed[0].id == "job-urgent"
+
+
+BUSY = (DeviceProcess(pid=1, name="stranger", num_bytes=10**9),)
+
+
+def test_all_cards_of_a_job_are_held_and_one_that_is_busy_makes_it_wait(
+    registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = (FakeDevice(), FakeDevice(name="gpu-1"))
+    monkeypatch.setattr(admission, "open_devices", lambda _wish, *, count: cards[:count])
+    training = {"device": "cpu", "num_processes": 2}
+    settings = load_settings(home=home, guard={"reserve_bytes": 0}, training=training)
+    context = Context(settings=settings, registry=registry, celery=app)
+    with registry.transaction() as tx:
+        add_queued_job(tx)
+    cards[1].processes = BUSY
+    with admission.to_train(context) as seen:
+        assert seen is None
+    with registry.reading() as tx:
+        assert "gpu-1 is used by process 1 (stranger" in hosts.standstill(tx)
+    cards[1].processes = ()
+    with admission.to_train(context) as seen:
+        assert seen is not None
+        locks = {path.name: path.read_text() for path in (home / "run" / "devices").iterdir()}
+        assert sorted(locks) == ["gpu-0.lock", "gpu-1.lock"]
+        assert all('"subject":"job-aaaaaa"' in text for text in locks.values())
+
+
+@pytest.mark.parametrize(
+    ("training", "kind", "expected"),
+    [
+        ({}, "cpu", ("cpu", "float32", False, True)),
+        ({}, "cuda", ("cuda", "bfloat16", True, False)),
+        ({"gradient_checkpointing": "on"}, "cpu", ("cpu", "float32", True, True)),
+        ({"gradient_checkpointing": "off"}, "cuda", ("cuda", "bfloat16", False, False)),
+        ({"overlap_writing": "off"}, "cpu", ("cpu", "float32", False, False)),
+        ({"num_processes": 2}, "cpu", ("cpu", "float32", False, False)),
+    ],
+)
+def test_what_is_set_decides_how_a_step_is_estimated(
+    settings: Settings, training: dict[str, Any], kind: Any, expected: tuple[object, ...]
+) -> None:
+    found = load_settings(home=settings.home, training=training).training
+    mode = admission.training_mode(found, kind=kind)
+    assert (mode.device, mode.arithmetic, mode.checkpoints_gradients, mode.copies_state) == expected
 
 
 @pytest.mark.parametrize(("reserve_bytes", "is_free"), [(FULL, False), (0, True)])

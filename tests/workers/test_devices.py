@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from registry.testing import START
-from workers.devices import CpuDevice, Device, DeviceUse, NvmlDevice, open_device, read_device
+from workers.devices import CpuDevice, Device, DeviceUse, NvmlDevice, open_device, open_devices, read_device
 from workers.errors import DeviceUnreadable
 from workers.testing import FakeDevice
 
@@ -117,6 +117,23 @@ def test_a_gpu_of_which_the_driver_says_nothing_is_unreadable(index: int, proble
 )
 def test_the_wish_chooses_the_device(wish: str, nvml: FakeNvml, name: str) -> None:
     assert open_device(wish, nvml=nvml).name == name
+
+
+@pytest.mark.parametrize(
+    ("wish", "count", "nvml", "names"),
+    [
+        ("cuda", 1, FakeNvml(num_gpus=2), ["gpu-0"]),
+        ("cuda", 2, FakeNvml(num_gpus=2), ["gpu-0", "gpu-1"]),
+        ("auto", 2, FakeNvml(num_gpus=2), ["gpu-0", "gpu-1"]),
+        ("auto", 2, FakeNvml(num_gpus=0), ["cpu"]),
+        ("cpu", 2, FakeNvml(num_gpus=2), ["cpu"]),
+        ("cuda:1", 2, FakeNvml(num_gpus=2), ["gpu-1"]),
+    ],
+)
+def test_processes_that_share_a_job_take_a_card_each(
+    wish: str, count: int, nvml: FakeNvml, names: list[str]
+) -> None:
+    assert [device.name for device in open_devices(wish, count=count, nvml=nvml)] == names
 
 
 def test_a_gpu_is_known_by_its_own_number_and_else_by_its_index() -> None:

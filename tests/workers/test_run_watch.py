@@ -73,6 +73,13 @@ def test_a_report_brings_the_device_and_the_trainers_memory(watch: RunWatch) -> 
     assert found.unknown_because == ""
 
 
+def test_a_report_of_a_job_on_several_cards_says_that_it_reads_the_first(watch: RunWatch) -> None:
+    several = RunWatch(watch.job, registry=watch.registry, device=FakeDevice(), num_devices=2)
+    found = several.take(progress(1)).device
+    assert found is not None
+    assert found.name == "gpu-0, the first of 2"
+
+
 def test_an_alert_is_an_event_when_it_comes_and_when_it_goes_and_once_each(
     registry: Registry, watch: RunWatch
 ) -> None:

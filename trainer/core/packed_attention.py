@@ -56,6 +56,11 @@ def wants_packing(setting: Batching, *, device: torch.device, dtype: torch.dtype
     return has_kernel and dtype in HALF_TYPES and not problem
 
 
+def suits_packing(model: Path) -> bool:
+    """True where the model attends to every token before one, as packed rows do."""
+    return not _problem(model)
+
+
 def use_packed_attention(model: Any) -> None:
     """From here on the model takes `segments`; without them it attends as before."""
     AttentionInterface.register(NAME, packed_attention)

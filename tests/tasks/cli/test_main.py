@@ -76,7 +76,7 @@ PUBLIC = {
     ],
     "suite build": ["--json", "--name", "--scorer", "path"],
     "suite show": ["--json"],
-    "train": ["--card", "--json", "--model", "--plan", "--set", "dataset"],
+    "train": ["--card", "--json", "--model", "--overlong", "--plan", "--profile", "--set", "dataset"],
     "undrain": ["--json", "host"],
     "up": ["--detach"],
 }

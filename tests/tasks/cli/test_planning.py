@@ -8,7 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from config.settings import Settings
+from registry.errors import TandemError
 from tasks.cli import planning
+from trainer.dataset_shape import RowSettings
 from workers.errors import RequestError
 
 CONFIG = {
@@ -58,3 +60,43 @@ def test_a_plan_knows_what_adapters_save(base_model: Path, capsys: pytest.Captur
     assert lora["mode"]["adapter"]["rank"] == 16
     assert lora["memory"]["optimizer"] == 2 * lora["memory"]["gradients"]
     assert full["mode"]["adapter"] is None
+
+
+def test_a_plan_for_several_processes_says_what_is_of_one_and_what_of_all(
+    base_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_TRAINING__NUM_PROCESSES", "2")
+    planning.train(plan=True, card="24GB", set_=["tokens_per_batch=8000"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 processes share each batch" in said
+    assert "tokens_per_batch = 8000 fits" in said
+
+
+def test_a_plan_counts_rows_as_the_host_or_the_command_will_have_them(
+    base_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[RowSettings] = []
+
+    def read(_path: Path, *, rows: RowSettings, **_options: object) -> None:
+        asked.append(rows)
+
+    monkeypatch.setattr(planning, "read_dataset_shape", read)
+    monkeypatch.setenv("TANDEM_TRAINING__PROFILE", "regime3")
+    monkeypatch.setenv("TANDEM_TRAINING__OVERLONG", "reject")
+    planning.train(tmp_path / "rows.jsonl", plan=True, card="24GB")
+    planning.train(tmp_path / "rows.jsonl", plan=True, card="24GB", profile="plain_sft", overlong="truncate")
+    assert [(rows.profile, rows.overlong) for rows in asked] == [
+        ("regime3", "reject"),
+        ("plain_sft", "truncate"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"overlong": "cut"}, "'cut' is none of drop"), ({"profile": "nobody"}, "no profile")],
+)
+def test_rows_that_nobody_would_train_on_are_not_planned(
+    base_model: Path, options: dict[str, str], said: str
+) -> None:
+    with pytest.raises(TandemError, match=said):
+        planning.train(plan=True, card="24GB", **options)
