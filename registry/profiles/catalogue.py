@@ -38,6 +38,14 @@ def find_profile(name: str, *, brought: Iterable[EntryPoint] | None = None) -> P
     )
 
 
+def version_of(name: str, *, brought: Iterable[EntryPoint] | None = None) -> str:
+    """Of the package that brings a profile; empty for tandem's own, and where the package does not say."""
+    if name in OWN:
+        return ""
+    points = entry_points(group=GROUP) if brought is None else brought
+    return next((point.dist.version for point in points if point.name == name and point.dist), "")
+
+
 def _load(point: EntryPoint) -> Profile:
     try:
         kind = point.load()

@@ -22,7 +22,7 @@ from typing import Any
 from registry.errors import ProfileError
 from registry.files import sha256_file, sha256_text
 from registry.profiles.base import Profile, wrap_row
-from registry.profiles.catalogue import PLAIN
+from registry.profiles.catalogue import PLAIN, version_of
 from registry.rows import ChatMessage, ChatRow
 from trainer.errors import DataError, ModelError
 
@@ -71,7 +71,7 @@ class ChatEncoder:
         rules = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
         versions = [version("transformers"), version("tokenizers")]
         special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
-        profile = [self._profile.name, sha256_file(Path(inspect.getfile(type(self._profile))))]
+        profile = [self._profile.name, version_of(self._profile.name), *_code_of(self._profile)]
         parts = [type(tokenizer).__name__, versions, tokenizer.chat_template, special, rules, profile]
         return sha256_text(json.dumps(parts, sort_keys=True))
 
@@ -201,6 +201,12 @@ def _group_by_rendering(turns: Sequence[_Turn]) -> list[list[_Turn]]:
         groups.append([turn for turn in remaining if longest.startswith(turn.closed)])
         remaining = [turn for turn in remaining if not longest.startswith(turn.closed)]
     return groups[::-1]
+
+
+def _code_of(profile: Profile) -> list[str]:
+    """Hex sha256 of the file of each class that a profile is made of; what all share is hashed elsewhere."""
+    kinds = [kind for kind in type(profile).__mro__ if issubclass(kind, Profile) and kind is not Profile]
+    return [sha256_file(Path(inspect.getfile(kind))) for kind in kinds]
 
 
 def _pieces(turns: Sequence[_Turn]) -> list[Piece]:

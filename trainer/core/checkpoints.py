@@ -113,16 +113,24 @@ def save_checkpoint(
 
 def _make_way(path: Path) -> None:
     """Remove what is damaged; what is good, if it is another run's, is not ours to remove."""
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return
     try:
         found = read_checkpoint(path)
     except ManifestError:
-        shutil.rmtree(path)
+        _remove(path)
         return
     aside = path.with_name(f"{path.name}.of-{found.state.run_digest[:16]}")
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
     path.rename(aside)
+
+
+def _remove(path: Path) -> None:
+    """Whatever it is; of a link not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _standing(path: Path, *, run_digest: str) -> Checkpoint | None:
@@ -193,7 +201,7 @@ def prepare_directory(directory: Path) -> None:
             remedy="Check the path and its permissions.",
         ) from error
     for path in directory.glob(".step-*.tmp"):
-        shutil.rmtree(path)
+        _remove(path)
 
 
 def checkpoint_steps(num_steps: int, *, every: int | None, num_checkpoints: int) -> frozenset[int]:
@@ -209,7 +217,7 @@ def _numbered(directory: Path) -> Iterator[tuple[int, Path]]:
         return
     for path in directory.iterdir():
         match = NAME_PATTERN.fullmatch(path.name)
-        if match and path.is_dir():
+        if match:
             yield int(match[1]), path
 
 

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from registry import rows
+from registry import row_formats, rows
 from registry.files import sha256_file, sha256_text, sync_directory, write_json
+from registry.profiles import base as profiles
 from registry.records import Record
 from trainer.config.job import Overlong
 from trainer.core import chat, data, token_files
@@ -39,7 +40,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # A file that was changed so shortly before it was hashed may be changed again within one tick of its time.
 SETTLED_NS = 1_000_000_000
 # Where rows become tokens: other code, other tokens.
-CODE = (rows, chat, data, token_files)
+CODE = (row_formats, rows, profiles, chat, data, token_files)
 
 
 class Source(Record):

@@ -75,7 +75,7 @@ def test_the_locked_base_model_may_come_in_by_any_path_to_it(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("locked", "said"),
     [
-        ({"base_model": "/another/model"}, "base_model is locked to '/another/model', but what is to be the base has"),
+        ({"base_model": "/another/model"}, "base_model is locked to '/another/model', but what is"),
         ({"model_name": "Qwen3-8B"}, "model_name = 'Qwen3-8B' does not agree with the model at"),
         ({"model_architecture": "LlamaForCausalLM"}, "model_architecture is locked to 'LlamaForCausalLM'"),
         ({"vocab_size": 7}, "vocab_size is locked to 7"),

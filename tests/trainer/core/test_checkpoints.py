@@ -144,6 +144,38 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert "step-00000002 is passed over" in warnings[0]
 
 
+def file_instead(path: Path) -> None:
+    path.write_text("not a checkpoint")
+
+
+def link_to_nowhere(path: Path) -> None:
+    path.symlink_to(path.parent / "nowhere")
+
+
+def link_to_something_else(path: Path) -> None:
+    other = path.parent / "something-else"
+    other.mkdir()
+    (other / "kept.txt").write_text("mine")
+    path.symlink_to(other)
+
+
+@pytest.mark.parametrize("damage", [Path.mkdir, file_instead, link_to_nowhere, link_to_something_else])
+def test_what_stands_in_a_checkpoints_place_is_passed_over_with_a_warning_and_makes_way(
+    save: Save, directory: Path, damage: Callable[[Path], None]
+) -> None:
+    older = save(1)
+    damage(directory / "step-00000002")
+    found, warnings = latest_valid(directory)
+    assert found == older
+    assert len(warnings) == 1
+    assert "step-00000002 is passed over" in warnings[0]
+    newer = save(2)
+    assert latest_valid(directory) == (newer, ())
+    assert not newer.path.is_symlink()
+    if damage is link_to_something_else:
+        assert (directory / "something-else" / "kept.txt").read_text() == "mine"
+
+
 def test_missing_optimizer_state_is_damage_even_where_the_manifest_agrees(
     save: Save, directory: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from trainer.core import data, token_cache, token_files
+from trainer.core import chat, data, token_cache, token_files
 from trainer.core.chat import ChatEncoder
 from trainer.core.data import TokenizedDataset, tokenize_file
 from trainer.core.token_cache import TokenCache
 from trainer.errors import DataError, DiskFull, TrainerError
 
 Open = Callable[..., TokenizedDataset]
+ROOT = Path(__file__).parents[3]
 LIMITS: dict[str, Any] = {"max_length": 128, "overlong": "drop"}
 
 
@@ -92,6 +94,54 @@ def test_whatever_decides_the_tokens_is_part_of_the_name(
     tokenizer.chat_template = tokenizer.chat_template.replace("\\n", " ")
     open_tokens(rows_file, encoder=ChatEncoder(tokenizer))
     assert len(entries(directory)) == 6
+
+
+def brought_profile(directory: Path) -> Any:
+    """A profile whose class stands in one file, and what that is made of in another."""
+    (directory / "their_base.py").write_text(
+        "from registry.profiles.plain_sft import PlainSft\n\nclass Base(PlainSft):\n    pass\n"
+    )
+    (directory / "their_profile.py").write_text(
+        "from their_base import Base\n\nclass Theirs(Base):\n    name = 'theirs'\n"
+    )
+    return importlib.import_module("their_profile").Theirs()
+
+
+@pytest.mark.parametrize("name", ["their_profile.py", "their_base.py"])
+def test_every_file_that_a_profile_is_made_of_is_part_of_the_name(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: Any,
+    open_tokens: Open,
+    rows_file: Path,
+    num_tokenised: list[Path],
+    name: str,
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in ("their_base", "their_profile"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    profile = brought_profile(tmp_path)
+    for _ in range(2):
+        open_tokens(rows_file, encoder=ChatEncoder(tokenizer, profile=profile))
+    assert len(num_tokenised) == 1
+    with (tmp_path / name).open("a") as file:
+        file.write("# another rule\n")
+    open_tokens(rows_file, encoder=ChatEncoder(tokenizer, profile=profile))
+    assert len(num_tokenised) == 2
+
+
+def test_the_version_of_the_package_that_brings_a_profile_is_part_of_the_name(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Any
+) -> None:
+    versions = iter(["1", "1", "2"])
+    monkeypatch.setattr(chat, "version_of", lambda _name: next(versions))
+    first, same, later = (ChatEncoder(tokenizer).identity for _ in range(3))
+    assert first == same != later
+
+
+def test_the_code_that_reads_rows_and_rewrites_them_is_part_of_the_name() -> None:
+    names = {Path(str(module.__file__)).relative_to(ROOT).as_posix() for module in token_cache.CODE}
+    assert {"registry/row_formats.py", "registry/rows.py", "registry/profiles/base.py"} <= names
 
 
 def test_the_same_rows_under_another_name_are_the_same_tokens(
