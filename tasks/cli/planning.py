@@ -15,7 +15,7 @@ from tasks.cli.pairs import parse_pairs
 from trainer.config.hyperparameters import Hyperparameters
 from trainer.config.job import Overlong, check_hyperparameters
 from trainer.config.pinned import profile_named
-from trainer.dataset_shape import BatchSettings, RowSettings
+from trainer.dataset_shape import BatchSettings, DatasetShape, RowSettings
 from trainer.plan import TrainingPlan, parse_bytes, read_dataset_shape, training_plan
 from workers.admission import kind_of, training_mode
 from workers.devices import GIGABYTE, open_device
@@ -145,13 +145,7 @@ def _print(plan: TrainingPlan) -> None:
     )
     console.print(table)
     if plan.dataset is not None:
-        shape = plan.dataset
-        console.print(
-            f"{shape.num_rows} rows ({shape.num_dropped_rows} left out as too long, "
-            f"{shape.num_truncated_rows} cut off), {shape.num_tokens} tokens of which "
-            f"{shape.num_answers} are learnt, {shape.num_steps} steps an epoch; the longest row is "
-            f"{shape.longest_row} with {shape.longest_row_tokens} tokens"
-        )
+        _print_shape(plan.dataset)
     if plan.num_processes > 1:
         console.print(
             f"{plan.num_processes} processes share each batch, each on a card of its own: memory is that of "
@@ -169,3 +163,12 @@ def _print(plan: TrainingPlan) -> None:
     )
     if plan.note:
         console.print(plan.note)
+
+
+def _print_shape(shape: DatasetShape) -> None:
+    console.print(
+        f"{shape.num_rows} rows ({shape.num_dropped_rows} left out as too long, "
+        f"{shape.num_truncated_rows} cut off), {shape.num_tokens} tokens of which "
+        f"{shape.num_answers} are learnt, {shape.num_steps} steps an epoch; the longest row is "
+        f"{shape.longest_row} with {shape.longest_row_tokens} tokens"
+    )
