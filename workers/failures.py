@@ -10,6 +10,7 @@ from registry import queue
 from registry.commands import ATTEMPTS_A_RETRY
 from registry.records import Lease, TrainingJob
 from registry.store import Transaction
+from workers import oom_kills
 from workers.backoff import Backoff, Draw
 
 
@@ -55,6 +56,7 @@ POLICIES: dict[str, Policy] = {
     "disk": LATER,  # space may be made meanwhile
     "network": LATER,  # a file or a peer on another machine
     "killed": SOON,
+    oom_kills.KIND: SOON,  # its steps go on in smaller parts
     "internal": SOON,
     WORKER_LOST: SOON,
 }

@@ -16,6 +16,7 @@ from trainer.config.job import (
     ProfileConfig,
 )
 from trainer.config.pinned import read_pinned
+from workers.oom_kills import max_part_tokens
 
 
 def write_job_file(
@@ -62,15 +63,25 @@ def job_config(
             checkpoint_every_steps=training.checkpoint_every_steps,
             overlap_writing=training.overlap_writing,
         ),
-        environment=EnvironmentConfig(
-            device=training.device,
-            num_threads=training.num_threads,
-            gradient_checkpointing=training.gradient_checkpointing,
-            cross_entropy=training.cross_entropy,
-            parallel=training.parallel,
+        environment=_environment(
+            job, settings=settings, tokens_per_batch=pinned.hyperparameters.tokens_per_batch
         ),
         monitoring=_monitoring(settings, suite=suite),
         resume=True,
+    )
+
+
+def _environment(job: TrainingJob, *, settings: Settings, tokens_per_batch: int) -> EnvironmentConfig:
+    training = settings.training
+    return EnvironmentConfig(
+        device=training.device,
+        num_threads=training.num_threads,
+        gradient_checkpointing=training.gradient_checkpointing,
+        cross_entropy=training.cross_entropy,
+        parallel=training.parallel,
+        max_part_tokens=max_part_tokens(
+            job, tokens_per_batch=tokens_per_batch, num_processes=training.num_processes
+        ),
     )
 
 

@@ -24,6 +24,8 @@ from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Pr
 from workers.child import Child, TrainerChild
 from workers.devices import Device, open_devices
 from workers.job_files import write_job_file
+from workers.oom_kills import KIND as OOM_KILLED
+from workers.oom_kills import is_oom_kill, num_oom_kills
 from workers.projections import write_training_status
 from workers.run_record import RunRecord, lease_ran_out
 from workers.run_watch import RunWatch
@@ -54,6 +56,7 @@ class TrainingRun:
     sources: Sources | None = None
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    count_oom_kills: Callable[[], int | None] = num_oom_kills
     _finished: Finished | None = None
     _failed: Failed | None = None
     _stop_requested_at: float | None = None
@@ -63,6 +66,7 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         """What is learnt of the run is kept by its watch, and told by its record."""
+        self._num_oom_kills = self.count_oom_kills()
         training = self.settings.training
         devices = open_devices(training.device, count=training.num_processes)
         device = self.device or devices[0]
@@ -231,8 +235,16 @@ class TrainingRun:
             return self._record.end_badly(kind=self._failed.kind, message=message)
         if self._stop_requested_at is not None:
             return self._record.put_back(reason=self._why_unsaved(child))
-        words = child.last_words()
-        message = f"the trainer ended without a result ({_how(child)}). {words}"
+        return self._end_dead(child)
+
+    def _end_dead(self, child: Child) -> TrainingJob:
+        how = _how(child)
+        if is_oom_kill(child.return_code, before=self._num_oom_kills, after=self.count_oom_kills()):
+            message = (
+                f"the kernel killed the trainer for want of memory ({how}): its steps go on in smaller parts"
+            )
+            return self._record.end_badly(kind=OOM_KILLED, message=message)
+        message = f"the trainer ended without a result ({how}). {child.last_words()}"
         return self._record.end_badly(kind="killed", message=message)
 
     def _why_unsaved(self, child: Child) -> str:

@@ -26,6 +26,12 @@ def job_of(registry: Registry) -> TrainingJob:
         return tx.get(TrainingJob, "job-aaaaaa")
 
 
+def count(*values: int | None) -> Callable[[], int | None]:
+    """The kernel's count, as it is found one look after another."""
+    found = iter(values)
+    return lambda: next(found)
+
+
 def lose_the_worker(start: Start, registry: Registry, clock: ManualClock) -> None:
     start(FakeChild([]))
     clock.advance(61)
@@ -50,6 +56,8 @@ def test_every_other_row_is_reached_by_the_runner_or_the_sweep(
 ) -> None:
     lose_the_worker(start, registry, clock)
     start(FakeChild([], return_code=-9)).run()
+    clock.advance(600)
+    start(FakeChild([], return_code=-9), count_oom_kills=count(3, 4)).run()
     with registry.transaction() as tx:
         add_queued_job(tx, id="job-bbbbbb", parent="ckpt-nobody")
     start(FakeChild([])).run()

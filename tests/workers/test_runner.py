@@ -14,6 +14,7 @@ from registry.records import Checkpoint, Event, TrainingJob
 from registry.states import Command, JobState
 from registry.store import Registry
 from registry.testing import ManualClock, make_suite
+from trainer.config.hyperparameters import Hyperparameters
 from trainer.messages import Failed, FailureKind, Finished, Warned
 from workers.run_watch import WARNING_KIND
 from workers.runner import TrainingRun
@@ -25,6 +26,13 @@ Start = Callable[..., TrainingRun]
 def job_of(registry: Registry) -> TrainingJob:
     with registry.reading() as tx:
         return tx.get(TrainingJob, "job-aaaaaa")
+
+
+def environment_of(settings: Settings) -> dict[str, object]:
+    """The section of the job file that the last trainer was given."""
+    written = json.loads((settings.paths.run / "jobs" / "job-aaaaaa.json").read_text())
+    environment: dict[str, object] = written["environment"]
+    return environment
 
 
 def last_reason(registry: Registry) -> str:
@@ -103,6 +111,33 @@ def test_a_trainer_that_dies_without_a_word_is_tried_again_with_its_last_words_k
     assert job.attempts == 1
     assert "killed by signal 9" in job.problems[0].message
     assert "Killed" in job.problems[0].message
+
+
+@pytest.mark.parametrize("code", [-9, 137])
+def test_a_trainer_that_the_kernel_killed_for_want_of_memory_goes_on_in_smaller_parts(
+    registry: Registry, settings: Settings, start: Start, clock: ManualClock, code: int
+) -> None:
+    limits = []
+    for _ in range(3):
+        counts = iter((7, 8))
+        start(FakeChild([progress(3)], return_code=code), count_oom_kills=lambda: next(counts)).run()  # noqa: B023
+        limits.append(environment_of(settings)["max_part_tokens"])
+        clock.advance(600)
+    tokens = Hyperparameters().tokens_per_batch
+    assert limits == [None, tokens // 2, tokens // 4]
+    assert {problem.kind for problem in job_of(registry).problems} == {"out_of_memory_killed"}
+    assert "for want of memory" in job_of(registry).problems[0].message
+
+
+@pytest.mark.parametrize(("code", "before", "after"), [(-9, 7, 7), (-15, 7, 8), (-9, None, 8), (-9, 7, None)])
+def test_a_trainer_that_died_otherwise_goes_on_as_it_was(
+    registry: Registry, settings: Settings, start: Start, code: int, before: int | None, after: int | None
+) -> None:
+    counts = iter((before, after))
+    start(FakeChild([progress(3)], return_code=code), count_oom_kills=lambda: next(counts)).run()
+    start(FakeChild([progress(10), finished()])).run()
+    assert [problem.kind for problem in job_of(registry).problems] == ["killed"]
+    assert environment_of(settings)["max_part_tokens"] is None
 
 
 def test_a_clean_exit_without_a_result_is_no_success(registry: Registry, start: Start) -> None:

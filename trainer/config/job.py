@@ -110,6 +110,12 @@ class EnvironmentConfig(Record):
         description="how several processes share a job: ddp, a whole model each; fsdp, a part of each weight "
         "each; none refuses it; auto is ddp",
     )
+    max_part_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="a step takes its batch in parts of at most so many tokens, or a row, in each process; "
+        "unset until memory runs out",
+    )
 
 
 class MonitoringConfig(Record):

@@ -277,6 +277,7 @@ def _make_run(
         device=place.device,
         dtype=inputs.dtype,
         warn=warn,
+        max_tokens=config.environment.max_part_tokens,
         cross_entropy=config.environment.cross_entropy,
         is_packed=inputs.is_packed,
         team=place.team,

@@ -67,7 +67,7 @@ def run_digest(
     """Hex sha256 of all that decides a run's weights: only a run with the same one may be continued.
 
     What changes them by rounding alone is no part of it: device, threads and the number of processes, so
-    that a run may go on where other hardware is free.
+    that a run may go on where other hardware is free; so are the parts in which a step is taken.
     """
     parts = {
         "hyperparameters": config.hyperparameters.as_json(),
@@ -195,7 +195,8 @@ class Run:
                 f"{checkpoint.path}: its training state has no {error.args[0]}.",
                 remedy="Remove this checkpoint; the run then goes on from the one before.",
             ) from error
-        self.runner.max_tokens = state.max_tokens
+        limits = [limit for limit in (state.max_tokens, self.runner.max_tokens) if limit is not None]
+        self.runner.max_tokens = min(limits, default=None)
         self.runner.cross_entropy = kind_of_run(
             checkpoint.manifest.config, wished=self.runner.cross_entropy, device=self.device
         )

@@ -344,6 +344,30 @@ def test_a_resumed_run_knows_what_fits_in_memory(
     assert finished.state.max_tokens == stopped.state.max_tokens is not None
 
 
+def test_a_run_goes_on_in_the_smaller_parts_that_it_is_told(
+    engine: MakeEngine, job: JobFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    original = losses.answer_loss_sum
+
+    def note(model: Any, *, batch: Any, **options: Any) -> torch.Tensor:
+        rows.append(batch.input_ids.shape[0])
+        return original(model, batch=batch, **options)
+
+    monkeypatch.setattr(losses, "answer_loss_sum", note)
+    engine(control=ScriptedControl(after_steps=3)).run_job(job())
+    stopped, _ = latest_valid(job().output.checkpoints_dir)
+    assert stopped is not None
+    assert max(rows) > 1
+    rows.clear()
+    engine().run_job(job(environment={"device": "cpu", "num_threads": 1, "max_part_tokens": 1}))
+    finished, _ = latest_valid(job().output.checkpoints_dir)
+    assert finished is not None
+    assert set(rows) == {1}
+    assert (stopped.state.max_tokens, finished.state.max_tokens) == (None, 1)
+    assert finished.state.run_digest == stopped.state.run_digest
+
+
 def test_memory_that_runs_out_elsewhere_is_named(
     engine: MakeEngine, job: JobFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
