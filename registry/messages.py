@@ -86,15 +86,16 @@ class Undrain(Record):
 
 
 class DrainedHost(Record):
-    """The host, and what it still works on. Draining is in effect once that is nothing."""
+    """The host, and whether it is as it was asked to be.
+
+    Draining is in effect once it takes nothing new and is known to work on nothing; until then `missing` says
+    in words what it waits for.
+    """
 
     host: Host
     working_on: tuple[str, ...]
-
-    @property
-    def is_in_effect(self) -> bool:
-        """True where the host is as it was asked to be."""
-        return not (self.host.is_draining and self.working_on)
+    is_in_effect: bool
+    missing: str = ""
 
 
 class JobBell(Record):

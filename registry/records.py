@@ -337,6 +337,13 @@ class Ask(Record):
     is_settled: bool = False
 
 
+class HandledMessage(Record):
+    """A message that was obeyed; its id is a hash of the message's."""
+
+    id: str
+    handled_at: AwareDatetime
+
+
 class Lease(Record):
     """Who may write about a resource. The token grows with each new holder and never repeats."""
 

@@ -31,6 +31,7 @@ from registry.records import (
     Deployment,
     Evaluation,
     Event,
+    HandledMessage,
     Host,
     Lease,
     Ranking,
@@ -327,6 +328,13 @@ asks = Table(
     Column("is_settled", Boolean, nullable=False, index=True),
 )
 
+handled_messages = Table(
+    "handled_messages",
+    metadata,
+    _id(),
+    Column("handled_at", UtcDateTime, nullable=False, index=True),
+)
+
 hosts = Table(
     "hosts",
     metadata,
@@ -367,6 +375,7 @@ TABLES: dict[type[Record], Table] = {
     Deployment: deployments,
     Lease: leases,
     Ask: asks,
+    HandledMessage: handled_messages,
     Host: hosts,
     Event: events,
 }

@@ -51,7 +51,11 @@ def _releases(context: Context, *, lease: Lease | None) -> AbstractContextManage
     if lease is None:
         raise under_way(context.registry)
     return open_releases(
-        registry=context.registry, settings=context.settings, lease=lease, actor=context.actor
+        registry=context.registry,
+        settings=context.settings,
+        lease=lease,
+        actor=context.actor,
+        message_id=context.message_id,
     )
 
 

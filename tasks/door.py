@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar, cast
+
+from celery import Task
 
 from registry.errors import StaleWrite, TandemError
 from registry.os_errors import outage
@@ -25,7 +28,8 @@ Handler = Callable[[Request, Context], Record | None]
 
 
 def door(name: str) -> Callable[[Handler[Request]], Handler[Request]]:
-    """Register a handler under a public name. It gets the parsed request and this process's context.
+    """Register a handler under a public name. It gets the parsed request and this process's context, with
+    the id of the message, by which it knows one that is delivered again.
 
     A stale result is discarded quietly: somebody else has the work. Any other expected error becomes
     `TaskFailed` with its whole sentence, so that the caller reads what the worker knew. So does a disk that
@@ -34,10 +38,10 @@ def door(name: str) -> Callable[[Handler[Request]], Handler[Request]]:
     contract = contract_of(name)
 
     def register(handler: Handler[Request]) -> Handler[Request]:
-        def run(*values: Any, **fields: Any) -> dict[str, Any] | None:
+        def run(task: Task[Any, Any], /, *values: Any, **fields: Any) -> dict[str, Any] | None:
             try:
                 request = cast("Request", parse_request(name, fields=fields, values=values))
-                result = handler(request, current_context())
+                result = handler(request, replace(current_context(), message_id=task.request.id))
             except StaleWrite as error:
                 log.info("%s: stale, discarded: %s", name, error)
                 return None
@@ -53,6 +57,7 @@ def door(name: str) -> Callable[[Handler[Request]], Handler[Request]]:
         run.__doc__ = handler.__doc__
         make_task = app.task(
             name=name,
+            bind=True,
             acks_late=contract.acks_late,
             ignore_result=not contract.has_result,
             throws=(TaskFailed,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry import asks, judgements, queue
+from registry import asks, handled, judgements, queue
 from registry.messages import Nothing
 from tasks.door import door
 from workers import failures, projections, steering
@@ -21,14 +21,14 @@ def sweep(_request: Nothing, context: Context) -> None:
         failures.requeue_abandoned(tx, actor="sweep")
         queue.cancel_followers(tx, actor="sweep")
         judgements.prune(tx, actor="sweep")
+        handled.forget_old(tx)
         steering.note_hosts(tx, nodes=nodes)
-        drained = steering.drained_hosts(tx)
+        held, free = steering.hosts_to_tell(tx)
         messages = owed(tx, settings=context.settings)
         if depths is not None:
             messages += bells(tx, num_messages=depths, rules=context.settings.queue)
     context.ring(messages)
-    for host in drained:
-        steering.hold_back(context.celery, host=host)
+    steering.tell_hosts(context.celery, hold=held, release=free)
     projections.refresh(context.registry, settings=context.settings)
     directory = context.settings.paths.status
     projections.write_status(directory, name="system_status", status=system_status(context, nodes=nodes))

@@ -31,9 +31,9 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.redis_url,
         "result_backend": settings.redis_url,
-        "include": TASK_MODULES,
+        "include": (*TASK_MODULES, "workers.holding"),
         **_content(settings),
-        "timezone": "UTC",
+        "timezone": "UTC",  # as every time in the registry
         "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
         "task_default_queue": "control",
         "task_routes": {name: {"queue": str(contract.queue)} for name, contract in TASKS.items()},
@@ -47,9 +47,9 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         # clock that is set back silences no loop.
         "beat_scheduler": "workers.beat:SteadyScheduler",
         "worker_send_task_events": True,  # Flower shows what runs
-        "task_send_sent_event": True,
-        "worker_hijack_root_logger": True,
-        "worker_redirect_stdouts": False,
+        "task_send_sent_event": True,  # ... and what waits
+        "worker_hijack_root_logger": True,  # one format in a worker's log, whoever writes there
+        "worker_redirect_stdouts": False,  # nothing of ours prints; a library's words are no log entries
     }
 
 
@@ -92,12 +92,17 @@ def _delivery() -> dict[str, Any]:
         # memory never overtakes one of higher priority.
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
+        # A worker killed in the midst of a task has not acknowledged it: the message comes again, and where
+        # obeying it twice would do harm, it is known (`registry/handled.py`).
         "task_acks_late": True,
         # A message that killed its worker is not tried for ever: the registry asks again, a few times.
         "task_reject_on_worker_lost": False,
+        # A task that failed has said why; the same message would fail again.
         "task_acks_on_failure_or_timeout": True,
         # Results are for a caller who waits, not for history: that is in the registry.
         "result_expires": timedelta(hours=24),
+        # A Redis that is away for a moment must not turn what is done into a FAILURE: the result is written
+        # again, ten times within ten seconds or so. Longer, a process would wait for a caller who has left.
         "result_backend_always_retry": True,
         "result_backend_max_retries": 10,
     }
@@ -107,19 +112,25 @@ def _connections() -> dict[str, Any]:
     return {
         "broker_transport_options": {
             "queue_order_strategy": "priority",  # high, then normal, then low: the order of -Q
-            # Longer than any task but training, which is acknowledged on receipt.
+            # How long what a killed worker held stays away. Training is acknowledged on receipt. A large
+            # evaluation, or an answer that waits for Redis, may last longer: it is then delivered once more,
+            # answered from what was kept, and recorded once.
             "visibility_timeout": 3600,
+            # A Redis that vanished without a word (a cable, a firewall) is noticed: by the kernel, after five
+            # seconds of connecting, and by a PING on a connection that was idle for ten.
             "socket_keepalive": True,
             "socket_connect_timeout": 5,
             "health_check_interval": 10,
         },
+        # The same for the connections of results.
         "redis_socket_connect_timeout": 5,
         "redis_backend_health_check_interval": 10,
-        "broker_connection_retry_on_startup": True,
+        "broker_connection_retry_on_startup": True,  # parts may start in any order
         "broker_connection_max_retries": None,  # Redis may be away for hours; no worker gives up
         # A Redis without memory refuses commands: that ends no worker either, it asks again.
         "broker_channel_error_retry": True,
         # Redis going away must not kill a training run: its truth is in the registry.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Whoever sends waits a second at most: a lost bell is rung again, and a person is told at once.
         "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.3},
     }

@@ -23,6 +23,7 @@ from workers.allowance import Allowance
 from workers.app import app
 from workers.backoff import Backoff
 from workers.errors import BrokerUnavailable
+from workers.told import Told
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ class Context:
     celery: Celery
     # A refresh looks at every job that waits: with a thousand, it would take longer than a short job.
     folder_time: Allowance = field(default_factory=lambda: Allowance(share=0.1, capacity_seconds=1.0))
+    told: Told = field(default_factory=Told)
+    # Of the message that is being handled, by which it is known should it come again.
+    message_id: str | None = None
 
     @property
     def host(self) -> str:

@@ -39,6 +39,7 @@ from workers.errors import RequestError
 CONTROL = "control"
 EVALUATION = "evaluation"
 INTELLIGENCE = "intelligence"
+HOLD, RELEASE = "hold", "release"  # told to intelligence workers by remote control
 TRAINING_QUEUES = tuple(str(priority) for priority in Priority)
 JSON_TYPES = {"float", "int", "str", "bool", "list", "dict"}
 QUEUES = (*TRAINING_QUEUES, EVALUATION, INTELLIGENCE, CONTROL)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from config.settings import Settings
@@ -16,17 +17,24 @@ SUFFIX = ".jsonl"
 MAX_STEM_BYTES = 200  # of the 255 that a file's name may have
 
 
-def ready(settings: Settings, *, now_seconds: float | None = None) -> Iterator[tuple[Path, Priority]]:
+def ready(
+    settings: Settings,
+    *,
+    now_seconds: float | None = None,
+    on_error: Callable[[Path, OSError], None] = lambda _path, _error: None,
+) -> Iterator[tuple[Path, Priority]]:
     """Files that nobody has written to for a while, high first, each with its priority.
 
-    `inbox/high`, `inbox/normal` and `inbox/low` set the priority; the inbox itself means normal.
+    `inbox/high`, `inbox/normal` and `inbox/low` set the priority; the inbox itself means normal. What cannot
+    be looked at is handed to `on_error`, and hides no other.
     """
     now_seconds = time.time() if now_seconds is None else now_seconds
     inbox = settings.paths.inbox
     places = [(inbox / "high", Priority.HIGH), (inbox / "normal", Priority.NORMAL), (inbox, Priority.NORMAL)]
     for directory, priority in [*places, (inbox / "low", Priority.LOW)]:
-        for path in _complete_files(directory, settings=settings, now_seconds=now_seconds):
-            yield path, priority
+        for path in _listed(directory, on_error=on_error):
+            if _is_complete(path, settings=settings, now_seconds=now_seconds, on_error=on_error):
+                yield path, priority
 
 
 def request_for(path: Path, *, priority: Priority) -> TrainingSubmission:
@@ -65,17 +73,28 @@ def _shortened(stem: str) -> str:
     return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
-def _complete_files(directory: Path, *, settings: Settings, now_seconds: float) -> list[Path]:
-    if not directory.is_dir():
+def _listed(directory: Path, *, on_error: Callable[[Path, OSError], None]) -> list[Path]:
+    try:
+        return sorted(
+            path for path in directory.iterdir() if path.suffix == SUFFIX and not path.name.startswith(".")
+        )
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    settle = settings.schedule.inbox_settle_seconds
-    return sorted(
-        path
-        for path in directory.iterdir()
-        if path.suffix == SUFFIX
-        and not path.name.startswith(".")
-        and path.is_file()
-        and not path.is_symlink()
-        # On a host whose clock was set back, a file seems to be written in times to come.
-        and abs(now_seconds - path.stat().st_mtime) >= settle
-    )
+    except OSError as error:
+        on_error(directory, error)
+        return []
+
+
+def _is_complete(
+    path: Path, *, settings: Settings, now_seconds: float, on_error: Callable[[Path, OSError], None]
+) -> bool:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False  # taken away since it was listed
+    except OSError as error:
+        on_error(path, error)
+        return False
+    # On a host whose clock was set back, a file seems to be written in times to come.
+    age_seconds = abs(now_seconds - status.st_mtime)
+    return stat.S_ISREG(status.st_mode) and age_seconds >= settings.schedule.inbox_settle_seconds

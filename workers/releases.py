@@ -14,7 +14,7 @@ from deploy.door import HttpDoor, ServingDoor
 from deploy.errors import DeployError, NotDeployable
 from deploy.plan import check_return, choose, plan
 from deploy.target import NO_FILES, ExtraFiles, LocalTarget, ReleaseTarget
-from registry import lineage
+from registry import handled, lineage
 from registry.calibrations import confidence_files
 from registry.records import Checkpoint, Deployment, Lease, Suite
 from registry.states import DeploymentState
@@ -31,11 +31,19 @@ RESOURCE = "deployment"
 
 
 @contextmanager
-def open_releases(*, registry: Registry, settings: Settings, lease: Lease, actor: str) -> Iterator[Releases]:
+def open_releases(
+    *, registry: Registry, settings: Settings, lease: Lease, actor: str, message_id: str | None = None
+) -> Iterator[Releases]:
     """Releases of the host that the settings name, else of this one."""
     with open_serving_host(settings, fence=lease.token) as (target, door):
         yield Releases(
-            registry=registry, settings=settings, lease=lease, actor=actor, target=target, door=door
+            registry=registry,
+            settings=settings,
+            lease=lease,
+            actor=actor,
+            target=target,
+            door=door,
+            message_id=message_id,
         )
 
 
@@ -57,7 +65,8 @@ def open_serving_host(settings: Settings, *, fence: int = 0) -> Iterator[tuple[R
 class Releases:
     """Serves checkpoints. `lease` is the caller's right to deploy; without it every save is refused.
 
-    `target` and `door` are those of the host that serves: this one, or the one behind ssh.
+    `target` and `door` are those of the host that serves: this one, or the one behind ssh. A message that was
+    obeyed before, by `message_id`, changes nothing.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class Releases:
         actor: str,
         target: ReleaseTarget,
         door: ServingDoor,
+        message_id: str | None = None,
     ) -> None:
         self._registry = registry
         self._settings = settings
@@ -76,6 +86,7 @@ class Releases:
         self._actor = actor
         self._target = target
         self._door = door
+        self._message_id = message_id
 
     def sync(self, *, requested_checkpoint_id: str | None) -> Deployment:
         """Serve the best-ranked checkpoint or the named one; what is served already is given back."""
@@ -111,6 +122,8 @@ class Releases:
         """Serve the release before, or the named one. The one served until then counts as withdrawn."""
         with self._registry.reading() as tx:
             active = lineage.active_deployment(tx)
+            if active is not None and handled.was_noted(tx, message_id=self._message_id):
+                return active
             wanted = _wanted(tx, release_id=release_id, active=active)
         return self._return_to(wanted, instead_of=active, reason=reason)
 
@@ -137,6 +150,7 @@ class Releases:
             prompt = self._settings.deployment.probe_prompt
             reactivate(wanted, target=self._target, door=self._door, probe_prompt=prompt)
         with self._registry.transaction() as tx:
+            handled.note(tx, message_id=self._message_id)
             return self._note_return(tx, wanted, instead_of=instead_of, reason=reason)
 
     def _current_if_interrupted(self) -> str | None:
@@ -188,6 +202,9 @@ class Releases:
     def _plan(self, requested_checkpoint_id: str | None) -> tuple[Deployment, Checkpoint, ExtraFiles]:
         with self._registry.transaction() as tx:
             tx.check_lease(self._lease)
+            active = lineage.active_deployment(tx)
+            if active is not None and handled.was_noted(tx, message_id=self._message_id):
+                return active, tx.get(Checkpoint, active.checkpoint_id), NO_FILES
             suite = lineage.active_suite(tx)
             ranking = None if suite is None else lineage.newest_ranking(tx, suite_id=suite.id)
             wish = choose(ranking=ranking, requested_checkpoint_id=requested_checkpoint_id)
@@ -196,7 +213,7 @@ class Releases:
                     f"The best-ranked checkpoint {wish} was rolled back.",
                     remedy=f"`tandem deploy now {wish}` brings it forward again.",
                 )
-            checkpoint, active = tx.get(Checkpoint, wish), lineage.active_deployment(tx)
+            checkpoint = tx.get(Checkpoint, wish)
             if requested_checkpoint_id is None:
                 _refuse_unmeasured(tx, wish=wish, active=active, suite=suite)
             reason = "best-ranked" if requested_checkpoint_id is None else "asked for by name"
@@ -206,6 +223,7 @@ class Releases:
             if planned is None:
                 if active is None:
                     raise NotDeployable(f"{checkpoint.id} cannot be planned.")
+                handled.note(tx, message_id=self._message_id)
                 return active, checkpoint, NO_FILES
             calibration = calibrations.needed_for(tx, checkpoint)
             planned = planned.changed(reason=calibrations.addition_to(reason, calibration=calibration))
@@ -216,6 +234,7 @@ class Releases:
         changes = after.model_dump(exclude={"id", "state", "generation", "checkpoint_id", "reason"})
         with self._registry.transaction() as tx:
             if after.state is DeploymentState.ACTIVE:
+                handled.note(tx, message_id=self._message_id)
                 _supersede(tx, lease=self._lease, actor=self._actor)
             return tx.transition(
                 before,

@@ -12,7 +12,7 @@ from config.settings import Settings
 from registry import lineage, queue
 from registry.errors import StaleWrite
 from registry.files import sha256_text
-from registry.ids import new_id
+from registry.ids import id_of, new_id
 from registry.messages import SubmittedJob, TrainingSubmission
 from registry.records import Dataset, Suite, TrainingJob
 from registry.rows import read_rows
@@ -31,12 +31,15 @@ def submit(
     settings: Settings,
     registry: Registry,
     ring: Callable[[TrainingJob], None] = lambda _job: None,
+    message_id: str | None = None,
 ) -> SubmittedJob:
     """Check everything, then add dataset and job in one transaction: no half-made job.
 
     The bell is rung as soon as the data lies ready, so that the worker wakes while the rest is checked and
     written: who comes too early waits for the row (`workers/admission.py`), and where it takes longer than
     that, it is rung again. Where the job is known or refused, whoever came goes after a moment.
+
+    A message that comes again gives the job that it gave before, also where it is forced.
 
     Raises `DatasetError`, `NotFound` (parent, predecessor), `QueueFull` or the trainer's `ConfigError`.
     """
@@ -45,7 +48,10 @@ def submit(
     path = intake.locate(request.dataset, settings=settings)
     dataset = intake.take_dataset(path, settings=settings, now=registry.clock())
     intake.refuse_unfit(read_rows(Path(dataset.path)), name=path.name, profile=profile)
-    wish = _job(request, dataset=dataset, path=path, how=how, settings=settings, now=registry.clock())
+    key = _dedupe_key(request, dataset=dataset, how=how, settings=settings, message_id=message_id)
+    wish = _job(
+        request, dataset=dataset, path=path, how=how, key=key, settings=settings, now=registry.clock()
+    )
     rung_at = time.monotonic()
     ring(wish)
     with registry.reading() as tx:
@@ -54,7 +60,8 @@ def submit(
     job, is_new = _write(wish, dataset=dataset, suite=suite, settings=settings, registry=registry)
     if job.state is JobState.QUEUED and time.monotonic() - rung_at > BELL_LEAD_SECONDS:
         ring(job)
-    return SubmittedJob(job=job, is_new=is_new)
+    # Nobody but the very same message can have made a job with a forced key.
+    return SubmittedJob(job=job, is_new=is_new or request.force)
 
 
 def pinned_for(request: TrainingSubmission, *, settings: Settings) -> Pinned:
@@ -92,31 +99,44 @@ def _keep_dataset(tx: Transaction, *, dataset: Dataset) -> None:
         )
 
 
+def _dedupe_key(
+    request: TrainingSubmission,
+    *,
+    dataset: Dataset,
+    how: Pinned,
+    settings: Settings,
+    message_id: str | None,
+) -> str:
+    max_length = settings.training.max_length
+    what = {"hyperparameters": how.as_json(), "max_length": max_length, "parent": request.parent}
+    key = f"{dataset.id}:{sha256_text(json.dumps(what, sort_keys=True))[:16]}"
+    if not request.force:
+        return key
+    return f"{key}:{new_id('again') if message_id is None else id_of('again', message_id)}"
+
+
 def _job(
     request: TrainingSubmission,
     *,
     dataset: Dataset,
     path: Path,
     how: Pinned,
+    key: str,
     settings: Settings,
     now: datetime,
 ) -> TrainingJob:
-    max_length = settings.training.max_length
-    hyperparameters = how.as_json()
-    what = {"hyperparameters": hyperparameters, "max_length": max_length, "parent": request.parent}
-    key = f"{dataset.id}:{sha256_text(json.dumps(what, sort_keys=True))[:16]}"
     return TrainingJob(
         id=new_id("job"),
         name=request.name or path.stem,
         state=JobState.SUBMITTED,
         priority=request.priority,
         dataset_id=dataset.id,
-        hyperparameters=hyperparameters,
-        max_length=max_length,
+        hyperparameters=how.as_json(),
+        max_length=settings.training.max_length,
         parent=request.parent,
         not_before_at=request.not_before_at,
         after=request.after,
-        dedupe_key=f"{key}:{new_id('again')}" if request.force else key,
+        dedupe_key=key,
         submitted_by=request.submitted_by,
         submitted_at=now,
     )

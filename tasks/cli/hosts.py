@@ -45,10 +45,6 @@ def undrain(host: HostName = None, as_json: Json = False) -> None:
 
 
 def _sentence(drained: DrainedHost) -> str:
-    name, job_id = drained.host.id, drained.host.drain_after_job_id
-    if job_id is not None:
-        return f"{name}: drain is asked for; it takes nothing new once {job_id} is done."
-    if drained.working_on:
-        work = ", ".join(drained.working_on)
-        return f"{name}: drain is asked for; it takes nothing new and finishes {work}."
-    return f"{name}: drain is in effect; it works on nothing."
+    if drained.is_in_effect:
+        return f"{drained.host.id}: drain is in effect; it works on nothing."
+    return f"{drained.host.id}: drain is asked for; {drained.missing}."

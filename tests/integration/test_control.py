@@ -38,6 +38,19 @@ def wait_for_state(handle: JobHandle, state: JobState, *, seconds: float = 60) -
     return handle.row
 
 
+def restart(stack: Stack, node: str) -> None:
+    """End a worker; the stack starts it again."""
+    control = stack.client.context.celery.control
+    before = control.inspect([node], timeout=5).stats()[node]["pid"]
+    psutil.Process(before).terminate()
+
+    def is_back() -> bool:
+        answers = control.inspect([node], timeout=2).stats() or {}
+        return node in answers and answers[node]["pid"] != before
+
+    wait_for(is_back, seconds=60, message=f"{node} is started again")
+
+
 def test_a_stopped_job_is_saved_and_says_what_was_not_used(stack: Stack, served: Checkpoint) -> None:
     handle = submit(stack, "stopped", skip=200, num_rows=4000, hyperparameters=LONG)
     wait_until_training(handle)
@@ -102,6 +115,8 @@ def test_a_drained_host_finishes_takes_nothing_new_and_the_queue_can_be_put_in_o
     inspect = stack.client.context.celery.control.inspect([node], timeout=5)
     assert inspect.active_queues()[node] == []
     assert "in effect" in stack.tandem("drain").stdout
+    restart(stack, node)
+    assert inspect.active_queues()[node] == []
     assert stack.tandem("undrain").returncode == 0
     rows = [handle.wait(timeout_seconds=180) for handle in (third, fourth, second, first)]
     assert {job.state for job in rows} == {JobState.SUCCEEDED}

@@ -49,7 +49,7 @@ def drop(settings: Settings) -> Path:
 
 
 def fail_with(number: int) -> Callable[..., None]:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(number, "no")
 
     return refuse
@@ -70,10 +70,15 @@ def test_a_disk_or_a_network_that_is_in_the_way_is_told_in_a_sentence(
 def test_an_error_that_nobody_foresaw_stays_what_it_is(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drop(context.settings)
-    monkeypatch.setattr(tasks.training.inbox, "done", fail_with(errno.EMFILE))
+    path = drop(context.settings)
+    monkeypatch.setattr(tasks.training.submission, "submit", fail_with(errno.EMFILE))
     with pytest.raises(OSError, match="no"):
-        app.tasks["inbox.scan"]()
+        app.tasks["training.submit"](dataset=str(path))
+
+
+def test_an_argument_of_any_name_is_refused_in_a_sentence(context: Context) -> None:
+    with pytest.raises(TaskFailed, match="task is not a field of it"):
+        app.tasks["training.pause"](job_id="job-aaaaaa", task="mine")
 
 
 def test_the_inbox_keeps_a_file_that_the_disk_has_no_room_for(
@@ -82,8 +87,7 @@ def test_the_inbox_keeps_a_file_that_the_disk_has_no_room_for(
     path = drop(context.settings)
     with monkeypatch.context() as full:
         full.setattr(shutil, "copyfile", fail_with(errno.ENOSPC))
-        with pytest.raises(TaskFailed, match="inbox.scan"):
-            app.tasks["inbox.scan"]()
+        app.tasks["inbox.scan"]()
     assert path.exists()
     app.tasks["inbox.scan"]()
     assert not path.exists()

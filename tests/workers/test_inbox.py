@@ -1,6 +1,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,29 @@ def test_hidden_files_links_and_other_suffixes_are_left_alone(settings: Settings
     drop(settings.paths.inbox / "a.txt")
     (settings.paths.inbox / "link.jsonl").symlink_to(settings.paths.inbox / "a.txt")
     assert found(settings) == []
+
+
+def test_a_folder_or_a_file_that_cannot_be_looked_at_hides_no_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*, method: str, name: str) -> None:
+        real = getattr(Path, method)
+
+        def look(path: Path) -> Any:
+            if path.name == name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        monkeypatch.setattr(Path, method, look)
+
+    for name in ("high/a.jsonl", "b.jsonl", "c.jsonl", "low/d.jsonl"):
+        drop(settings.paths.inbox / name)
+    refuse(method="iterdir", name="high")
+    refuse(method="lstat", name="b.jsonl")
+    troubles: list[str] = []
+    ready = inbox.ready(settings, now_seconds=0, on_error=lambda path, _: troubles.append(path.name))
+    assert [path.name for path, _ in ready] == ["c.jsonl", "d.jsonl"]
+    assert troubles == ["high", "b.jsonl"]
 
 
 def test_a_refused_file_is_moved_aside_with_its_reason_and_never_over_another(settings: Settings) -> None:

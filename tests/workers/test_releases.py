@@ -17,9 +17,17 @@ from registry import leases
 from registry.manifests import FileEntry, Manifest
 from registry.records import Deployment, Evaluation, Lease
 from registry.serving import SetActiveAnswer
-from registry.states import DeploymentState, EvaluationState
+from registry.states import CheckpointState, DeploymentState, EvaluationState
 from registry.store import Registry
-from registry.testing import SHA, START, make_deployment, make_evaluation, make_ranking, make_suite
+from registry.testing import (
+    SHA,
+    START,
+    make_checkpoint,
+    make_deployment,
+    make_evaluation,
+    make_ranking,
+    make_suite,
+)
 from workers.releases import RESOURCE, Releases, open_serving_host
 from workers.testing_evaluations import add_evaluated, right_on
 
@@ -272,3 +280,68 @@ def test_a_vllm_that_takes_minutes_to_start_is_waited_for(
         door.set_active(NEW)
     with open_serving_host(load_settings(home=settings.home, server={"engine": "vllm"})) as (_, door):
         assert door.set_active(NEW).release_id == NEW
+
+
+def open_on(
+    target: FakeTarget, *, registry: Registry, settings: Settings, lease: Lease, message_id: str | None = None
+) -> Releases:
+    return Releases(
+        registry=registry,
+        settings=settings,
+        lease=lease,
+        actor="test",
+        target=target,
+        door=FakeDoor(target, now=START),
+        message_id=message_id,
+    )
+
+
+def active(registry: Registry) -> str:
+    with registry.reading() as tx:
+        (found,) = tx.find(Deployment, state=DeploymentState.ACTIVE)
+    return found.id
+
+
+def test_a_rollback_that_is_delivered_five_times_goes_back_once(
+    registry: Registry, settings: Settings
+) -> None:
+    target, names = FakeTarget(), [f"r00000{number}-aaaaaaaa" for number in (1, 2, 3)]
+    files = {"model.safetensors": FileEntry(sha256=SHA, num_bytes=1)}
+    with registry.transaction() as tx:
+        tx.add(make_checkpoint(id="c", state=CheckpointState.ACCEPTED), actor="test")
+        for generation, name in enumerate(names, start=1):
+            state = DeploymentState.ACTIVE if name == names[-1] else DeploymentState.SUPERSEDED
+            row = make_deployment(id=name, generation=generation, checkpoint_id="c", state=state)
+            tx.add(row, actor="test")
+            target.releases[name] = Manifest(
+                files=files, weights_sha256=SHA, code_version="0", created_at=START
+            )
+            target.activate(name)
+        lease = leases.acquire(tx, resource=RESOURCE, holder="test", seconds=60)
+    assert lease is not None
+    releases = open_on(target, registry=registry, settings=settings, lease=lease, message_id="m-1")
+    answers = [releases.roll_back(release_id=None, reason="test").id for _ in range(5)]
+    assert answers == [names[1]] * 5
+    assert (active(registry), target.current()) == (names[1], names[1])
+    another = open_on(target, registry=registry, settings=settings, lease=lease, message_id="m-2")
+    assert another.roll_back(release_id=None, reason="test").id == names[0]
+
+
+def test_a_deployment_that_is_delivered_again_does_not_displace_what_came_after(
+    registry: Registry, settings: Settings
+) -> None:
+    with registry.transaction() as tx:
+        tx.add(make_suite(), actor="test")
+        for name in ("first", "second"):
+            add_evaluated(tx, name, examples=right_on(20))
+        tx.add(make_deployment(id="r1", checkpoint_id="first"), actor="test")
+        lease = leases.acquire(tx, resource=RESOURCE, holder="test", seconds=60)
+    assert lease is not None
+    releases = open_on(FakeTarget(), registry=registry, settings=settings, lease=lease, message_id="m-1")
+    assert releases.sync(requested_checkpoint_id="first").id == "r1"
+    with registry.transaction() as tx:
+        tx.transition(tx.get(Deployment, "r1"), to=DeploymentState.SUPERSEDED, actor="test")
+        tx.add(make_deployment(id="r2", generation=2, checkpoint_id="second"), actor="test")
+    for _ in range(4):
+        assert releases.sync(requested_checkpoint_id="first").id == "r2"
+    assert active(registry) == "r2"

@@ -20,6 +20,9 @@ from workers.stack.redis_server import find_redis_server, write_redis_config
 CHECK_SECONDS = 1.0
 STOP_SECONDS = 15.0  # for a worker to end its task, or for the runner to write what its trainer saved
 UNAUTHORIZED = 401
+# One deployment and one candidate's transfer may last an hour each (a lease keeps it at one), and a large
+# submission minutes: a person's pause must still find a process that is free.
+CONTROL_PROCESSES = 4
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ def stack_parts(settings: Settings, *, celery: Celery) -> list[Part]:
     """Every part, in the order in which they start."""
     return [
         *([redis_part(settings)] if settings.has_embedded_redis else []),
-        worker_part(settings, celery=celery, name="control", queues=(CONTROL,), num_processes=2),
+        worker_part(
+            settings, celery=celery, name="control", queues=(CONTROL,), num_processes=CONTROL_PROCESSES
+        ),
         worker_part(settings, celery=celery, name="intelligence", queues=(EVALUATION, INTELLIGENCE)),
         server_part(settings),
         _celery_part("beat", "--pidfile="),
