@@ -78,7 +78,7 @@ def test_an_error_that_nobody_foresaw_stays_what_it_is(
 
 def test_an_argument_of_any_name_is_refused_in_a_sentence(context: Context) -> None:
     with pytest.raises(TaskFailed, match="task is not a field of it"):
-        app.tasks["training.pause"](job_id="job-aaaaaa", task="mine")
+        app.tasks["training.submit"](dataset="rows.jsonl", task="mine")
 
 
 def test_the_inbox_keeps_a_file_that_the_disk_has_no_room_for(

@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError
 
 from config.settings import Settings
-from workers.stack.parts import worker_part
+from workers.stack.parts import stack_parts, worker_part
 
 
 class Control:
@@ -60,3 +60,17 @@ def test_a_worker_that_trains_has_time_to_write_down_what_its_trainer_saved(sett
     # The runner's own count begins later, and it writes to the registry after it.
     assert train.stop_seconds >= settings.training.stop_grace_seconds + 15
     assert control.stop_seconds == 15
+
+
+def test_a_pause_finds_a_control_process_that_is_free_beside_two_transfers_and_a_large_file(
+    settings: Settings,
+) -> None:
+    parts = {part.name: part for part in stack_parts(settings, celery=Celery("parts", set_as_current=False))}
+    command = parts["control"].command
+    assert int(command[command.index("-c") + 1]) > 3
+    assert [
+        part.command[part.command.index("-c") + 1] for part in (parts["train"], parts["intelligence"])
+    ] == [
+        "1",
+        "1",
+    ]
