@@ -76,7 +76,7 @@ def test_an_error_that_nobody_foresaw_stays_what_it_is(
         app.tasks["training.submit"](dataset=str(path))
 
 
-def test_an_argument_of_any_name_is_refused_in_a_sentence(context: Context) -> None:
+def test_an_argument_of_any_name_is_refused_in_a_sentence() -> None:
     with pytest.raises(TaskFailed, match="task is not a field of it"):
         app.tasks["training.submit"](dataset="rows.jsonl", task="mine")
 
