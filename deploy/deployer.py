@@ -92,8 +92,8 @@ def mend(*, target: ReleaseTarget, door: ServingDoor) -> str | None:
     leaves a server on a release that is not `current`, or on none. What is being loaded is replaced too: it
     would be swapped in later. The caller holds the right to deploy.
     """
-    current, health = target.current(), door.health()
-    if current is None or _comes_up_with(current, health=health):
+    current = target.current()
+    if current is None or _comes_up_with(current, health=door.health()):
         return None
     door.set_active(current)
     return current

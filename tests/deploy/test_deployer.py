@@ -402,7 +402,8 @@ def test_a_server_that_is_about_to_serve_what_is_current_is_left_alone(stage: St
     assert mended(stage) is None
 
 
-def test_where_nothing_was_ever_current_nothing_is_mended(empty: Stage) -> None:
+def test_where_nothing_was_ever_current_nothing_is_mended_and_nobody_asked(empty: Stage) -> None:
+    empty.door.is_down = True
     assert mended(empty) is None
 
 
