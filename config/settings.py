@@ -173,7 +173,9 @@ class Settings(BaseSettings):
         default=None, description="of this host, as the others know it; its own host name if unset"
     )
     registry_url: SecretStr | None = Field(
-        default=None, description="SQLAlchemy URL; SQLite in home if unset"
+        default=None,
+        description="SQLite in home if unset; postgresql://USER@HOST/DATABASE, its password in "
+        "secrets/registry_password",
     )
     allowed_roots: tuple[Path, ...] = Field(default=(), description="datasets may also lie below these")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
@@ -220,9 +222,10 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        """Of the registry."""
+        """Of the registry, with its password."""
         if self.registry_url is not None:
-            return self.registry_url.get_secret_value()
+            kept = self.paths.secrets / "registry_password"
+            return _with_kept_password(self.registry_url.get_secret_value(), path=kept)
         return f"sqlite:///{self.paths.database}"
 
     @property
@@ -282,7 +285,10 @@ def setting_lines(settings: Settings) -> list[tuple[str, str]]:
 
 def _with_kept_password(url: str, *, path: Path) -> str:
     """The URL; where it names a user without a password, with the one that is kept in the file."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whoever opens it says what is wrong
+        return url
     if not parts.username or parts.password or not path.is_file():
         return url
     password = quote(path.read_text().strip(), safe="")

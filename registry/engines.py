@@ -93,7 +93,7 @@ def moment(connection: Connection) -> Hashable:
 
 
 def _parse(url: str) -> URL:
-    remedy = "TANDEM_REGISTRY_URL is sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE."
+    remedy = "TANDEM_REGISTRY_URL is sqlite:///FILE or postgresql://USER@HOST/DATABASE, password in a file."
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # said without the text: it may hold a password

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config.home import Home
-from workers.host_plan import HostPlan
+from workers.host_plan import POSTGRESQL_PORT, HostPlan
 
 REDIS_USER = "tandem"
 AUTHORITY_NAME = "redis_ca.crt"
@@ -35,6 +35,7 @@ def environment_text(plan: HostPlan) -> str:
         f"TANDEM_REDIS__PORT={plan.redis_port}",
         f"STACK_REDIS_ADDRESS={plan.redis_address}",
         *_redis_lines(plan),
+        *_registry_lines(plan),
         f"STACK_TORCH={plan.torch}",
         f"STACK_UID={plan.uid}",
         f"STACK_GID={plan.gid}",
@@ -74,3 +75,11 @@ def _redis_lines(plan: HostPlan) -> Iterator[str]:
         yield f"STACK_REDIS_CLI=--tls --cacert {TLS_MOUNT}/{AUTHORITY_NAME}"
     else:
         yield f"STACK_REDIS_PLAIN_PORT={plan.redis_port}"
+
+
+def _registry_lines(plan: HostPlan) -> Iterator[str]:
+    if plan.has_postgresql:
+        yield f"STACK_POSTGRES_ADDRESS={plan.redis_address}"
+        yield f"STACK_POSTGRES_PORT={POSTGRESQL_PORT}"
+    if plan.database:
+        yield f"TANDEM_REGISTRY_URL={plan.database}"

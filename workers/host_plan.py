@@ -13,6 +13,9 @@ from registry.records import Record
 Role = Literal["train", "intel"]
 IMAGE_UID = 10001  # of the image's own user: whose files they are where root prepares a host
 MAX_NAME_CHARS = 64  # as Linux has it
+POSTGRESQL_PORT = 5432
+# No password stands in it: it goes into `.env`.
+REGISTRY_PATTERN = r"^postgres(ql)?(\+psycopg)?://[A-Za-z0-9_.-]+@[A-Za-z0-9._:\[\]-]*/[A-Za-z0-9_.-]+(\?[A-Za-z0-9_./=&%-]*)?$"
 
 
 class HostPlan(Record):
@@ -27,6 +30,11 @@ class HostPlan(Record):
     redis_password: str | None = Field(default=None, min_length=16)
     has_tls: bool = Field(default=False, description="of this host's Redis, its certificate made here")
     redis_authority: str | None = Field(default=None, description="PEM; of a training host whose Redis does")
+    has_postgresql: bool = Field(default=False, description="the registry is a PostgreSQL that runs here")
+    registry_url: str | None = Field(
+        default=None, pattern=REGISTRY_PATTERN, description="none: see `database`"
+    )
+    registry_password: str | None = Field(default=None, min_length=1)
     is_signed: bool = Field(default=False, description="messages are signed, with a key made here")
     signing_keys: Path | None = Field(default=None, description="the training host's secrets/signing, copied")
     torch: Literal["cpu", "cuda"] = "cpu"
@@ -40,9 +48,20 @@ class HostPlan(Record):
     uid: int = Field(ge=1, description="the parts run as this user, never as root")
     gid: int = Field(ge=1)
 
+    @property
+    def database(self) -> str | None:
+        """The registry's URL, without a password; none where it is a file of the home."""
+        if self.registry_url is None and self.has_postgresql:
+            return f"postgresql://tandem@{self.redis_address}:{POSTGRESQL_PORT}/tandem"
+        return self.registry_url
+
 
 def next_command(plan: HostPlan) -> str:
     """The one command that starts this host."""
     gpu = " -f docker-compose.yml -f docker-compose.gpu.yml" if plan.torch == "cuda" else ""
-    profiles = "".join(f" --profile {role}" for role in plan.roles)
+    profiles = "".join(f" --profile {name}" for name in (*_databases(plan), *plan.roles))
     return f"docker-compose{gpu}{profiles} up -d --build"
+
+
+def _databases(plan: HostPlan) -> tuple[str, ...]:
+    return ("postgres",) if plan.has_postgresql else ()

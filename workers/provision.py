@@ -32,6 +32,7 @@ from workers.stack.gate import GATE_NAME, write_gate_config
 PUBLIC_MODE = 0o644
 KEYS = ("deploy_data_key", "deploy_command_key")
 AUTHORIZED_KEYS = "authorized_keys"
+REGISTRY_PASSWORD = "registry_password"  # noqa: S105 - a file's name
 USERS_NAME = "passwd"  # of `run`; docker-compose.yml lays it over a container's own
 
 
@@ -44,7 +45,8 @@ def provision(plan: HostPlan, *, force: bool = False) -> list[Path]:
     target = plan.directory / ".env"
     _refuse_overwriting([target, *_secret_paths(plan, home=home)], force=force)
     home.prepare()
-    (home.run / "redis").mkdir(exist_ok=True, mode=0o700)
+    for name in ("redis", "postgresql") if plan.has_postgresql else ("redis",):
+        (home.run / name).mkdir(exist_ok=True, mode=0o700)
     written = [_write(path, text=text, mode=mode) for path, text, mode in _secrets(plan, home=home)]
     written.append(_write(home.run / USERS_NAME, text=users_text(plan), mode=PUBLIC_MODE))
     environment = environment_text(plan) + added_by_hand(target)
@@ -82,6 +84,8 @@ def known_hosts_line(*, host: str, port: int, public_key: str) -> str:
 def _secret_paths(plan: HostPlan, *, home: Home) -> Iterator[Path]:
     yield home.secrets / "redis_password"
     yield home.secrets / "redis.acl"
+    if plan.registry_password or plan.has_postgresql:
+        yield home.secrets / REGISTRY_PASSWORD
     if "train" in plan.roles and plan.peer:
         yield from (home.secrets / name for name in KEYS)
     if plan.server_key:
@@ -98,6 +102,10 @@ def _secrets(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str, int]]:
     password = plan.redis_password or home.secret("redis_password")
     yield home.secrets / "redis_password", password + "\n", SECRET_MODE
     yield home.secrets / "redis.acl", acl_text(password), SECRET_MODE
+    if plan.registry_password or plan.has_postgresql:
+        # Kept where there is one: the database keeps that with which it was made.
+        known = plan.registry_password or home.secret(REGISTRY_PASSWORD)
+        yield home.secrets / REGISTRY_PASSWORD, known + "\n", SECRET_MODE
     for name in ("server_admin_key", "server_read_key", "flower_password"):
         home.secret(name)
     if "train" in plan.roles and plan.peer:

@@ -6,6 +6,8 @@ import os
 import shutil
 import sys
 import time
+from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +36,13 @@ RedisCa = Annotated[
 ]
 Signed = Annotated[bool, typer.Option("--signed", help="Sign messages; makes the key.")]
 SigningKeys = Annotated[Path | None, typer.Option(help="The training host's secrets/signing, copied here.")]
+Postgresql = Annotated[
+    bool, typer.Option("--postgresql", help="The registry is a PostgreSQL, in a container here.")
+]
+RegistryUrl = Annotated[
+    str | None, typer.Option(help="postgresql://USER@HOST:PORT/DATABASE: one that runs elsewhere.")
+]
+RegistryPassword = Annotated[Path | None, typer.Option(help="Of that user.")]
 Redis = Annotated[
     str | None, typer.Option(help="The training host's address; 127.0.0.1 where all is on one machine.")
 ]
@@ -45,10 +54,17 @@ PeerKeys = Annotated[
 ]
 PeerHostKey = Annotated[Path | None, typer.Option(help="Its /etc/ssh/ssh_host_ed25519_key.pub, copied here.")]
 
-OPTIONS = {"roles": "--role", "redis_address": "--redis", "redis_password": "--redis-password-file"}
-SECRETS = ("redis_password", "redis_authority", "server_key")
-NAMES = ("name", "peer", "redis_address")
+OPTIONS = {
+    "roles": "--role",
+    "redis_address": "--redis",
+    "redis_password": "--redis-password-file",
+    "registry_url": "--registry",
+    "registry_password": "--registry-password-file",
+}
+SECRETS = ("redis_password", "redis_authority", "server_key", "registry_url", "registry_password")
 NAME_RULE = "Letters, digits and . _ - only, at most 64, the first and the last a letter or digit."
+REGISTRY_RULE = "postgresql://USER@HOST:PORT/DATABASE, its password in a file: --registry-password-file FILE."
+RULES = {"name": NAME_RULE, "peer": NAME_RULE, "redis_address": NAME_RULE, "registry_url": REGISTRY_RULE}
 LOOPBACK = "127.0.0.1"
 RSYNC = ("rsync", "rrsync")
 BY_SFTP = (
@@ -78,6 +94,9 @@ def init_host(
     redis_ca: RedisCa = None,
     signed: Signed = False,
     signing_keys: SigningKeys = None,
+    postgresql: Postgresql = False,
+    registry: RegistryUrl = None,
+    registry_password_file: RegistryPassword = None,
     peer: Peer = None,
     peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
     peer_host_key: PeerHostKey = None,
@@ -88,22 +107,15 @@ def init_host(
 ) -> None:
     """Write what this host needs before its first start, and say the one next command."""
     plan = _plan(
-        roles=tuple(dict.fromkeys(role)),
-        name=name,
-        directory=directory.resolve(),
-        home=home.expanduser().resolve(),
-        redis_address=redis or LOOPBACK,
-        redis_port=redis_port,
-        redis_password=_text(redis_password_file),
-        has_tls=tls,
-        redis_authority=_text(redis_ca),
-        is_signed=signed,
-        signing_keys=signing_keys,
-        peer=peer,
-        peer_port=peer_port,
-        server_key=_text(peer_host_key),
-        **_public_keys(peer_keys),
-        torch=torch,
+        {"roles": tuple(dict.fromkeys(role)), "name": name, "torch": torch},
+        {"directory": directory.resolve(), "home": home.expanduser().resolve()},
+        {"redis_address": redis or LOOPBACK, "redis_port": redis_port},
+        {"redis_password": _text(redis_password_file), "redis_authority": _text(redis_ca)},
+        {"has_tls": tls, "is_signed": signed, "signing_keys": signing_keys},
+        {"has_postgresql": postgresql, "registry_url": registry},
+        {"registry_password": _text(registry_password_file)},
+        {"peer": peer, "peer_port": peer_port, "server_key": _text(peer_host_key)},
+        _public_keys(peer_keys),
     )
     _prepare(plan, adds=add, force=force, is_alone=redis is None)
 
@@ -161,6 +173,10 @@ def _refuse_strangers(plan: HostPlan, *, is_alone: bool) -> None:
             "The hosts meet at the training host's Redis, and no address of it is given.",
             remedy="--redis ADDRESS, the same on all of them; 127.0.0.1 only where a tunnel leads there.",
         )
+    if plan.has_postgresql and "train" not in plan.roles:
+        raise StackError(
+            "The registry is the training host's.", remedy="--postgresql is for a host with --role train."
+        )
     if "train" not in plan.roles and plan.redis_password is None:
         raise StackError(
             "An intelligence host needs the training host's Redis password.",
@@ -172,7 +188,7 @@ def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _plan(**fields: object) -> HostPlan:
+def _plan(*told: Mapping[str, object]) -> HostPlan:
     here = {
         "uid": os.getuid() or IMAGE_UID,
         "gid": os.getgid() or IMAGE_UID,
@@ -180,13 +196,13 @@ def _plan(**fields: object) -> HostPlan:
         "python": Path(sys.executable),
     }
     try:
-        return HostPlan.model_validate({**fields, **here})
+        return HostPlan.model_validate({**ChainMap(here, *map(dict, told))})
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = str(problem["loc"][0])
         value = "" if field in SECRETS else f" {problem['input']!r}"
         option = OPTIONS.get(field, "--" + field.replace("_", "-"))
-        why = NAME_RULE if field in NAMES else f"{problem['msg']}."
+        why = RULES.get(field, f"{problem['msg']}.")
         raise StackError(f"{option}{value} cannot be used.", remedy=why) from None
 
 

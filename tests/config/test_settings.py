@@ -213,6 +213,31 @@ def test_a_wrong_secret_does_not_show_in_the_message(monkeypatch: pytest.MonkeyP
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("told", "whole"),
+    [
+        ("postgresql://tandem@10.0.0.1:5432/tandem", "postgresql://tandem:a%2Fb%40c@10.0.0.1:5432/tandem"),
+        (
+            "postgresql+psycopg://tandem@/postgres?host=/run/x",
+            "postgresql+psycopg://tandem:a%2Fb%40c@/postgres?host=/run/x",
+        ),
+        ("postgresql://tandem:own@10.0.0.1/tandem", "postgresql://tandem:own@10.0.0.1/tandem"),
+        ("postgresql:///tandem", "postgresql:///tandem"),
+        ("sqlite:////srv/tandem.db", "sqlite:////srv/tandem.db"),
+        ("postgresql://tandem@[broken/tandem", "postgresql://tandem@[broken/tandem"),
+    ],
+)
+def test_the_registrys_password_is_taken_from_its_file_where_the_url_has_none(
+    told: str, whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_REGISTRY_URL", told)
+    settings = load_settings()
+    assert settings.database_url == told
+    settings.paths.prepare()
+    (settings.paths.secrets / "registry_password").write_text("a/b@c\n")
+    assert settings.database_url == whole
+
+
 def test_generated_secrets_are_kept_and_readable_by_their_owner_only(empty_directory: Path) -> None:
     settings = load_settings()
     settings.paths.prepare()

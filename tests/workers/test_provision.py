@@ -163,6 +163,46 @@ def test_the_next_command_names_the_roles_and_the_gpu(tmp_path: Path) -> None:
     )
 
 
+def test_a_postgresql_of_this_host_is_named_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = plan(tmp_path, has_postgresql=True)
+    provision(here)
+    home, told = tmp_path / "var", (tmp_path / ".env").read_text()
+    secret = home / "secrets/registry_password"
+    password = secret.read_text().strip()
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert (home / "run/postgresql").stat().st_mode & 0o777 == 0o700
+    assert password not in told
+    assert "TANDEM_REGISTRY_URL=postgresql://tandem@10.0.0.1:5432/tandem\n" in told
+    assert "STACK_POSTGRES_ADDRESS=10.0.0.1\n" in told
+    assert next_command(here) == "docker-compose --profile postgres --profile train up -d --build"
+    for name in setting_names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().database_url == f"postgresql://tandem:{password}@10.0.0.1:5432/tandem"
+    provision(here, force=True)
+    assert secret.read_text().strip() == password
+
+
+def test_a_registry_elsewhere_is_named_and_its_password_kept(tmp_path: Path) -> None:
+    provision(plan(tmp_path, registry_url="postgresql://me@db:5433/x?sslmode=require", registry_password="h"))
+    assert (
+        "TANDEM_REGISTRY_URL=postgresql://me@db:5433/x?sslmode=require\n" in (tmp_path / ".env").read_text()
+    )
+    assert (tmp_path / "var/secrets/registry_password").read_text() == "h\n"
+    assert "STACK_POSTGRES" not in (tmp_path / ".env").read_text()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://me:hush@db/x", "sqlite:///x", "postgresql://me@db/x\nTANDEM_HOME=/", "postgresql://db/x"],
+)
+def test_a_registry_that_tells_its_password_or_is_none_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ValueError, match="registry_url"):
+        plan(tmp_path, registry_url=url)
+
+
 def test_a_line_break_cannot_smuggle_a_setting_into_the_environment(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="redis_address"):
         plan(tmp_path, redis_address="10.0.0.1\nTANDEM_HOME=/")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable
 
 from celery import Celery
 
 from config.settings import Settings
-from registry.errors import TandemError
+from registry.errors import RegistryUnavailable, TandemError
 from registry.schema import upgrade
 from registry.store import Registry
 from workers.errors import StackError
@@ -17,8 +19,15 @@ from workers.stack.parts import Part, stack_parts
 from workers.status import beat_status
 
 BESIDE_THE_GATE = ("intelligence", "server")
+log = logging.getLogger(__name__)
+
+# A database server that starts beside this part, and is new, takes some seconds.
+NUM_WAITS = 20
+WAIT_SECONDS = 3.0
 
 Replace = Callable[[str, tuple[str, ...], dict[str, str]], object]
+Upgrade = Callable[[Registry], None]
+Sleep = Callable[[float], None]
 
 
 def run_part(settings: Settings, *, name: str, celery: Celery, replace: Replace = os.execvpe) -> None:
@@ -29,10 +38,22 @@ def run_part(settings: Settings, *, name: str, celery: Celery, replace: Replace 
     settings.paths.prepare()
     part = find_part(settings, name=name, celery=celery)
     if name == "control":
-        upgrade(Registry(settings.database_url))
+        bring_up_to_date(settings)
     if name in BESIDE_THE_GATE:
         refresh_gate_config(settings)
     replace(part.command[0], part.command, {**os.environ, **part.environment})
+
+
+def bring_up_to_date(settings: Settings, *, apply: Upgrade = upgrade, sleep: Sleep = time.sleep) -> None:
+    """The registry's schema; a server that does not answer yet is waited for, a file is there or not."""
+    registry = Registry(settings.database_url)
+    for _ in range(NUM_WAITS if settings.registry_url is not None else 0):
+        try:
+            return apply(registry)
+        except RegistryUnavailable as error:
+            log.warning("%s Tried again in %.0f s.", error, WAIT_SECONDS)
+            sleep(WAIT_SECONDS)
+    return apply(registry)
 
 
 def check_part(settings: Settings, *, name: str, celery: Celery) -> None:

@@ -49,6 +49,10 @@ def tandem(
         ("--role train --add --peer intel-2", "--add --peer NAME --peer-host-key FILE"),
         ("--role train --add --peer intel-2 --peer-host-key intel.pub", "names no first intelligence host"),
         ("--role intel --redis 10.0.0.1 --redis-password-file none", "none cannot be read"),
+        (
+            "--role intel --redis 10.0.0.1 --redis-password-file password --postgresql",
+            "is the training host's",
+        ),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_and_nothing_is_written(
@@ -66,6 +70,13 @@ def test_a_secret_that_cannot_be_used_is_not_shown(tandem: Tandem, tmp_path: Pat
     code, answer = tandem(*words)
     assert code == 1
     assert "--redis-password-file cannot be used" in answer
+    assert "hunter2" not in answer
+
+
+def test_a_registry_with_its_password_is_refused_and_not_shown(tandem: Tandem, tmp_path: Path) -> None:
+    code, answer = tandem("--role", "train", "--registry", "postgresql://me:hunter2@db/x")
+    assert code == 1
+    assert "--registry cannot be used. postgresql://USER@HOST:PORT/DATABASE, its password in a file" in answer
     assert "hunter2" not in answer
 
 

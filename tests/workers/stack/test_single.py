@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from pydantic import SecretStr
 
 from config.settings import RedisSettings, ServerSettings, Settings
 from registry import asks
+from registry.errors import RegistryUnavailable
 from registry.schema import check_schema, upgrade
 from registry.store import Registry
 from workers.errors import StackError
 from workers.stack.gate import write_gate_config
-from workers.stack.single import check_part, run_part
+from workers.stack.single import NUM_WAITS, WAIT_SECONDS, bring_up_to_date, check_part, run_part
 
 
 @pytest.fixture
@@ -55,6 +57,40 @@ def test_what_stands_beside_the_gate_tells_it_its_settings(hosted: Settings, nam
     assert "127.0.0.1:9001" not in path.read_text()
     run_part(moved, name=name, celery=celery(), replace=lambda *_: None)
     assert "127.0.0.1:9001" in path.read_text()
+
+
+class Starting:
+    """A database server that answers at the third question."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+        self.slept: list[float] = []
+
+    def apply(self, registry: Registry) -> None:
+        self.num_asked += 1
+        if self.num_asked < 3:
+            raise RegistryUnavailable("Nobody answers.")
+
+
+def test_a_database_server_that_starts_beside_it_is_waited_for_and_a_file_is_not(hosted: Settings) -> None:
+    server = Settings(home=hosted.home, registry_url=SecretStr("postgresql://tandem@nowhere/tandem"))
+    starting = Starting()
+    bring_up_to_date(server, apply=starting.apply, sleep=starting.slept.append)
+    assert (starting.num_asked, starting.slept) == (3, [WAIT_SECONDS] * 2)
+    with pytest.raises(RegistryUnavailable):
+        bring_up_to_date(hosted, apply=Starting().apply, sleep=starting.slept.append)
+    assert len(starting.slept) == 2
+
+
+def test_a_database_server_that_never_answers_is_an_error(hosted: Settings) -> None:
+    def apply(registry: Registry) -> None:
+        raise RegistryUnavailable("Nobody answers.")
+
+    slept: list[float] = []
+    server = Settings(home=hosted.home, registry_url=SecretStr("postgresql://tandem@nowhere/tandem"))
+    with pytest.raises(RegistryUnavailable, match="Nobody answers"):
+        bring_up_to_date(server, apply=apply, sleep=slept.append)
+    assert len(slept) == NUM_WAITS
 
 
 def test_an_unknown_part_is_refused_with_those_that_there_are(hosted: Settings) -> None:
