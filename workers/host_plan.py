@@ -23,6 +23,7 @@ class HostPlan(Record):
 
     roles: tuple[Role, ...] = Field(min_length=1)
     name: str | None = Field(default=None, pattern=HOST_PATTERN, max_length=MAX_NAME_CHARS)
+    joins: bool = Field(default=False, description="a further training host: it trains and does nothing else")
     directory: Path
     home: Path
     redis_address: str = Field(pattern=r"^[A-Za-z0-9.:_-]+$")
@@ -60,7 +61,8 @@ def next_command(plan: HostPlan) -> str:
     """The one command that starts this host."""
     gpu = " -f docker-compose.yml -f docker-compose.gpu.yml" if plan.torch == "cuda" else ""
     profiles = "".join(f" --profile {name}" for name in (*_databases(plan), *plan.roles))
-    return f"docker-compose{gpu}{profiles} up -d --build"
+    alone = " --no-deps train" if plan.joins else ""
+    return f"docker-compose{gpu}{profiles} up -d --build{alone}"
 
 
 def _databases(plan: HostPlan) -> tuple[str, ...]:

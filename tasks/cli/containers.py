@@ -30,6 +30,7 @@ Name = Annotated[
     str | None, typer.Option(help="Of this host, as ssh finds it too; its host name by default.")
 ]
 Add = Annotated[bool, typer.Option("--add", help="One more --peer for a training host that is prepared.")]
+Join = Annotated[bool, typer.Option("--join", help="A further training host; with --registry.")]
 Tls = Annotated[bool, typer.Option("--tls", help="Redis speaks TLS; makes its certificate.")]
 RedisCa = Annotated[
     Path | None, typer.Option(help="The training host's secrets/redis_ca.crt: its Redis speaks TLS.")
@@ -103,11 +104,12 @@ def init_host(
     peer_keys: PeerKeys = None,
     torch: Annotated[str, typer.Option(help="The build of PyTorch: cpu or cuda.")] = "cpu",
     add: Add = False,
+    join: Join = False,
     force: Annotated[bool, typer.Option("--force", help="Write over what exists.")] = False,
 ) -> None:
     """Write what this host needs before its first start, and say the one next command."""
     plan = _plan(
-        {"roles": tuple(dict.fromkeys(role)), "name": name, "torch": torch},
+        {"roles": tuple(dict.fromkeys(role)), "name": name, "torch": torch, "joins": join},
         {"directory": directory.resolve(), "home": home.expanduser().resolve()},
         {"redis_address": redis or LOOPBACK, "redis_port": redis_port},
         {"redis_password": _text(redis_password_file), "redis_authority": _text(redis_ca)},
@@ -168,19 +170,39 @@ def _prepare(plan: HostPlan, *, adds: bool, force: bool, is_alone: bool) -> None
 
 def _refuse_strangers(plan: HostPlan, *, is_alone: bool) -> None:
     """Hosts that could never find each other, or not enter."""
-    if is_alone and (plan.peer or "train" not in plan.roles):
+    is_first = "train" in plan.roles and not plan.joins
+    if is_alone and (plan.peer or not is_first):
         raise StackError(
             "The hosts meet at the training host's Redis, and no address of it is given.",
             remedy="--redis ADDRESS, the same on all of them; 127.0.0.1 only where a tunnel leads there.",
         )
-    if plan.has_postgresql and "train" not in plan.roles:
+    if plan.has_postgresql and not is_first:
         raise StackError(
-            "The registry is the training host's.", remedy="--postgresql is for a host with --role train."
+            "The registry is the first training host's.",
+            remedy="--postgresql is for that one; a further one has --join --registry URL.",
         )
-    if "train" not in plan.roles and plan.redis_password is None:
+    if not is_first and plan.redis_password is None:
+        who = "A further training host" if plan.joins else "An intelligence host"
         raise StackError(
-            "An intelligence host needs the training host's Redis password.",
+            f"{who} needs the training host's Redis password.",
             remedy="Copy its TANDEM_HOME/secrets/redis_password here, then --redis-password-file FILE.",
+        )
+    if plan.joins:
+        _refuse_joining(plan)
+
+
+def _refuse_joining(plan: HostPlan) -> None:
+    """A further training host that could not do its one work."""
+    if plan.roles != ("train",) or plan.peer:
+        raise StackError(
+            "A further training host trains and does nothing else.",
+            remedy="--join goes with --role train and without --peer: the first one sends to those.",
+        )
+    if plan.registry_url is None:
+        raise StackError(
+            "A further training host needs the registry of the first, and that as PostgreSQL.",
+            remedy="--registry URL, as TANDEM_REGISTRY_URL in the first one's .env has it, and "
+            "--registry-password-file with its TANDEM_HOME/secrets/registry_password, copied here.",
         )
 
 

@@ -11,6 +11,8 @@ import pytest
 from config.settings import Settings, load_settings
 from tasks.cli.main import main
 
+INTEL = "--role intel --redis 10.0.0.1 --redis-password-file password"
+JOIN = "--role train --join --redis 10.0.0.1 --redis-password-file password"
 HOST_KEY = "ssh-ed25519 AAAAfirst root@intel"
 Tandem = Callable[..., tuple[int, str]]
 
@@ -49,10 +51,13 @@ def tandem(
         ("--role train --add --peer intel-2", "--add --peer NAME --peer-host-key FILE"),
         ("--role train --add --peer intel-2 --peer-host-key intel.pub", "names no first intelligence host"),
         ("--role intel --redis 10.0.0.1 --redis-password-file none", "none cannot be read"),
-        (
-            "--role intel --redis 10.0.0.1 --redis-password-file password --postgresql",
-            "is the training host's",
-        ),
+        (f"{INTEL} --postgresql", "is the first training host's"),
+        ("--role train --join", "no address of it is given. --redis ADDRESS"),
+        ("--role train --join --redis 10.0.0.1", "A further training host needs the training host's Redis"),
+        (JOIN, "needs the registry of the first, and that as PostgreSQL. --registry URL"),
+        (f"{JOIN} --role intel", "trains and does nothing else"),
+        (f"{JOIN} --peer intel-1", "trains and does nothing else"),
+        (f"{JOIN} --postgresql", "a further one has --join --registry URL"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_and_nothing_is_written(
@@ -89,6 +94,27 @@ def test_hosts_join_by_name(tandem: Tandem, tmp_path: Path) -> None:
     assert answer.endswith("Next: docker-compose --profile train up -d --build")
     settings = load_settings()
     assert (settings.host_name, settings.deploy.all_hosts) == ("train-1", ("intel-1", "intel-2"))
+
+
+def test_a_further_training_host_starts_its_worker_and_nothing_beside_it(
+    tandem: Tandem, tmp_path: Path
+) -> None:
+    (tmp_path / "registry_password").write_text("hunter2\n")
+    registry = (
+        "--registry postgresql://tandem@10.0.0.1:5432/tandem --registry-password-file registry_password"
+    )
+    code, answer = tandem(*f"{JOIN} --name train-2 {registry} --torch cuda".split())
+    assert code == 0, answer
+    assert answer.endswith(
+        "Next: docker-compose -f docker-compose.yml -f docker-compose.gpu.yml --profile train up -d --build "
+        "--no-deps train"
+    )
+    settings = load_settings()
+    assert settings.host_name == "train-2"
+    assert settings.database_url == "postgresql://tandem:hunter2@10.0.0.1:5432/tandem"
+    assert settings.redis_url == "redis://tandem:0123456789abcdef@10.0.0.1:6390/0"
+    assert "hunter2" not in (tmp_path / ".env").read_text()
+    assert not (tmp_path / "var/secrets/deploy_data_key").exists()
 
 
 def test_an_intelligence_host_that_lets_nobody_in_yet_says_so(tandem: Tandem) -> None:

@@ -29,6 +29,7 @@ PUBLIC = {
         "--directory",
         "--force",
         "--home",
+        "--join",
         "--name",
         "--peer",
         "--peer-host-key",
