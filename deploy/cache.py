@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deploy.errors import TransferFailed
@@ -51,7 +51,7 @@ class Cache:
             return
         with self._lock(name, operation=fcntl.LOCK_SH):
             if path.is_dir():
-                os.utime(path)
+                _note_use(path)
             yield path if path.is_dir() else None
 
     def add(self, arrived: Path, *, name: str) -> Path:
@@ -113,6 +113,12 @@ class Cache:
 def tree_bytes(directory: Path) -> int:
     """Of every file below."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def _note_use(path: Path) -> None:
+    """Another user's entry can be read and not marked: it then counts as used when it came."""
+    with suppress(PermissionError):
+        os.utime(path)
 
 
 def _used_at(path: Path) -> float:

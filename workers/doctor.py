@@ -9,7 +9,6 @@ import os
 import platform
 import pwd
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -73,8 +72,6 @@ def examine(
         registry_finding(settings),
         gpu_finding(),
         *gate_findings(settings),
-        port_finding("inference server", port=settings.server.port),
-        port_finding("flower", port=settings.flower.port),
     ]
 
 
@@ -276,16 +273,6 @@ def gate_findings(settings: Settings) -> Iterator[Finding]:
     differences = [f"{name} {getattr(told, name)}, not {getattr(wanted, name)}" for name in wrong]
     found = f"{path} says {'; '.join(differences)} as the settings do"
     yield Finding(check="gate", state="failed", found=found, remedy=remedy)
-
-
-def port_finding(name: str, *, port: int) -> Finding:
-    """Does something listen on that port of loopback? Only its absence is certain, and may be meant."""
-    with socket.socket() as probe:
-        probe.settimeout(TIMEOUT_SECONDS)
-        listens = probe.connect_ex(("127.0.0.1", port)) == 0
-    if listens:
-        return Finding(check=f"port {port}", state="ok", found=f"something listens, meant for {name}")
-    return Finding(check=f"port {port}", state="unknown", found=f"{name} does not listen on this host")
 
 
 def _connect(url: str) -> Redis:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ from config.settings import load_settings
 from tasks.cli.output import console, print_json, styled
 from workers.app import app
 from workers.doctor import examine, version_of
+from workers.doctor_doors import door_findings
 from workers.doctor_peers import peer_findings
 from workers.errors import StackError
 from workers.host_plan import IMAGE_UID, HostPlan, next_command
@@ -46,6 +48,9 @@ RegistryUrl = Annotated[
 RegistryPassword = Annotated[Path | None, typer.Option(help="Of that user.")]
 Redis = Annotated[
     str | None, typer.Option(help="The training host's address; 127.0.0.1 where all is on one machine.")
+]
+User = Annotated[
+    str | None, typer.Option(help="Whose all of it is, where root prepares: the parts run as that account.")
 ]
 Peer = Annotated[
     str | None, typer.Option(help="An intelligence host's name, by which ssh finds it; makes keys.")
@@ -102,6 +107,7 @@ def init_host(
     peer_port: Annotated[int, typer.Option(help="Of its ssh server.")] = 22,
     peer_host_key: PeerHostKey = None,
     peer_keys: PeerKeys = None,
+    user: User = None,
     torch: Annotated[str, typer.Option(help="The build of PyTorch: cpu or cuda.")] = "cpu",
     add: Add = False,
     join: Join = False,
@@ -118,6 +124,7 @@ def init_host(
         {"registry_password": _text(registry_password_file)},
         {"peer": peer, "peer_port": peer_port, "server_key": _text(peer_host_key)},
         _public_keys(peer_keys),
+        _owner(user, lets_in=peer_keys is not None),
     )
     _prepare(plan, adds=add, force=force, is_alone=redis is None)
 
@@ -139,6 +146,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     settings = load_settings()
     findings = [
         *examine(settings),
+        *door_findings(settings),
         *peer_findings(settings, version=version_of("tandem"), clock=time.time),
     ]
     if as_json:
@@ -160,7 +168,7 @@ def _prepare(plan: HostPlan, *, adds: bool, force: bool, is_alone: bool) -> None
         _say(f"wrote {path}")
     if plan.data_public_key:
         keys = plan.home / "secrets" / AUTHORIZED_KEYS
-        _say(f"Let the training host in: cat {keys} >> ~/.ssh/authorized_keys")
+        _say(f"Let the training host in{_as_whom(plan)}: cat {keys} >> ~/.ssh/authorized_keys")
         if not plan.has_rsync:
             _say(BY_SFTP)
     elif plan.roles == ("intel",):
@@ -212,8 +220,6 @@ def _say(line: str) -> None:
 
 def _plan(*told: Mapping[str, object]) -> HostPlan:
     here = {
-        "uid": os.getuid() or IMAGE_UID,
-        "gid": os.getgid() or IMAGE_UID,
         "has_rsync": all(shutil.which(name) for name in RSYNC),
         "python": Path(sys.executable),
     }
@@ -226,6 +232,31 @@ def _plan(*told: Mapping[str, object]) -> HostPlan:
         option = OPTIONS.get(field, "--" + field.replace("_", "-"))
         why = RULES.get(field, f"{problem['msg']}.")
         raise StackError(f"{option}{value} cannot be used.", remedy=why) from None
+
+
+def _owner(user: str | None, *, lets_in: bool) -> dict[str, int]:
+    """As whom the parts run, and whose their files are: the named account's, else whoever prepares."""
+    me = os.geteuid()
+    if user is None:
+        if lets_in and me == 0:
+            raise StackError(
+                "Root prepares this host, and the account that the training host enters is not named.",
+                remedy="--user NAME: the gate, which runs as that account, must reach what the parts write.",
+            )
+        return {"uid": me or IMAGE_UID, "gid": os.getegid() or IMAGE_UID}
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        raise StackError(f"There is no account {user!r} on this host.", remedy=f"useradd {user}") from None
+    if account.pw_uid == 0:
+        raise StackError("The parts never run as root.", remedy="--user with an account of their own.")
+    if me not in (0, account.pw_uid):
+        raise StackError(f"Only root prepares a host for {user}.", remedy=f"Run this as root or as {user}.")
+    return {"uid": account.pw_uid, "gid": account.pw_gid}
+
+
+def _as_whom(plan: HostPlan) -> str:
+    return "" if os.geteuid() == plan.uid else f", as the user {pwd.getpwuid(plan.uid).pw_name}"
 
 
 def _public_keys(directory: Path | None) -> dict[str, str | None]:

@@ -133,6 +133,7 @@ class SeveralHosts:
             self.tandem(TRAIN, "init-host", "--role", "train", *peer, *how)
         secrets = self.home(TRAIN) / "secrets"
         copied = ("--redis-password-file", str(secrets / "redis_password"), "--peer-keys", str(secrets))
+        copied += ("--user", "nobody")  # root prepares, and everything in the lab runs as root
         for host in self.evaluators:
             self.tandem(host, "init-host", "--role", "intel", "--name", host, *meeting, *copied)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,3 +137,59 @@ def test_where_rsync_is_missing_it_is_said_how_files_come(
     assert code == 0
     assert "Files come by SFTP" in answer
     assert 'command="internal-sftp"' in (tmp_path / "var/secrets/authorized_keys").read_text()
+
+
+@pytest.fixture
+def root(tandem: Tandem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """Who was given what, where root prepares a host that the training host may enter."""
+    first = "--role train --redis 10.0.0.1 --peer intel-1 --home train"
+    assert tandem(*first.split())[0] == 0
+    (tmp_path / ".env").unlink()
+    given: dict[str, tuple[int, int]] = {}
+
+    def give(path: Path, uid: int, gid: int, **_: bool) -> None:
+        given[str(path)] = (uid, gid)
+
+    monkeypatch.setattr("workers.provision.os.geteuid", lambda: 0)
+    monkeypatch.setattr("workers.provision.os.chown", give)
+    return given
+
+
+def test_root_must_name_the_account_that_the_training_host_enters(
+    root: dict[str, tuple[int, int]], tandem: Tandem, tmp_path: Path
+) -> None:
+    code, answer = tandem(*f"{INTEL} --peer-keys train/secrets".split())
+    assert code == 1
+    assert "the account that the training host enters is not named. --user NAME" in answer
+    assert not (tmp_path / ".env").exists()
+
+
+def test_all_is_that_accounts_whom_root_names(
+    root: dict[str, tuple[int, int]], tandem: Tandem, tmp_path: Path
+) -> None:
+    account = pwd.getpwnam("nobody")
+    code, answer = tandem(*f"{INTEL} --peer-keys train/secrets --user nobody".split())
+    assert code == 0, answer
+    assert "Let the training host in, as the user nobody: cat" in answer
+    assert f"STACK_UID={account.pw_uid}\nSTACK_GID={account.pw_gid}\n" in (tmp_path / ".env").read_text()
+    assert f"tandem:x:{account.pw_uid}:" in (tmp_path / "var/run/passwd").read_text()
+    for path in ("var/run/gate.json", "var/models/cache", "var/secrets/server_admin_key", ".env"):
+        assert root[str(tmp_path / path)] == (account.pw_uid, account.pw_gid), path
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [("root", "The parts never run as root"), ("no-such-account", "There is no account 'no-such-account'")],
+)
+def test_an_account_that_cannot_be_is_refused(
+    root: dict[str, tuple[int, int]], tandem: Tandem, user: str, said: str
+) -> None:
+    code, answer = tandem(*f"{INTEL} --peer-keys train/secrets --user {user}".split())
+    assert code == 1
+    assert said in answer
+
+
+def test_only_root_prepares_a_host_for_another_account(tandem: Tandem) -> None:
+    code, answer = tandem(*f"{INTEL} --user nobody".split())
+    assert code == 1
+    assert "Only root prepares a host for nobody" in answer

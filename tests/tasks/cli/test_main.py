@@ -47,6 +47,7 @@ PUBLIC = {
         "--signing-keys",
         "--tls",
         "--torch",
+        "--user",
     ],
     "job cancel": ["job_id"],
     "job list": ["--json"],
