@@ -4,6 +4,7 @@ InferenceError
 ├── ModelError              the directory cannot be loaded as a chat model, or is not the one asked for
 │   └── OutOfMemory         the device's memory does not hold what was asked of it
 ├── PromptTooLong           prompt and answer do not fit in the model's positions
+├── EvaluationStopped       whoever evaluates was told to end; what was answered is kept
 └── ServerError             the HTTP server cannot start, or cannot do what it was asked
     ├── ServerConfigError   its configuration is unreadable or unsafe
     ├── ReleaseError        the named release is absent, broken, or failed its probe
@@ -33,6 +34,10 @@ class OutOfMemory(ModelError):
 
 class PromptTooLong(InferenceError):
     """Prompt and answer do not fit in the model's positions."""
+
+
+class EvaluationStopped(InferenceError):
+    """Whoever evaluates was told to end. What was answered is kept where answers are."""
 
 
 class ServerError(InferenceError):

@@ -16,7 +16,7 @@ import torch
 
 from inference.answering import answers
 from inference.batches import DEFAULT_LIMITS, BatchLimits
-from inference.errors import ModelError
+from inference.errors import EvaluationStopped, ModelError
 from inference.kept import KeptAnswers, Said, question_key
 from inference.model import LoadedModel, load_model
 from inference.prompts import EncodedRow, encode_row
@@ -31,6 +31,7 @@ from registry.rows import ChatRow, read_rows
 
 # So much is lost to a kill at most.
 CHUNK_ROWS = 128
+ShouldStop = Callable[[], bool]
 UNUSABLE_WEIGHTS = "the model's weights hold NaN or infinity"
 
 
@@ -42,18 +43,23 @@ def evaluate(
     limits: BatchLimits = DEFAULT_LIMITS,
     judge: Judge = same_text,
     keep_in: Path | None = None,
+    should_stop: ShouldStop = lambda: False,
 ) -> EvaluationAnswer:
     """Score and generate for every row of the suite, with what `request` names, verified by content.
 
     With `keep_in`, what the model says is kept there as it comes, and taken from there where this very
     question was asked before, to the end or until a kill. The answer has a result for every row, or none and
-    the problem that prevented it. The model's memory is free again on return.
+    the problem. Raises `EvaluationStopped` where `should_stop` says so. The model's memory is free then.
     """
     started_at = clock()
     examples: tuple[ExampleResult, ...] = ()
     problem, num_kept = "", 0
     try:
-        examples, num_kept = _run(request, limits=limits, judge=judge, keep_in=keep_in)
+        examples, num_kept = _run(
+            request, limits=limits, judge=judge, keep_in=keep_in, should_stop=should_stop
+        )
+    except EvaluationStopped:
+        raise
     except (TandemError, OSError) as error:
         problem = f"{type(error).__name__}: {error}"
     finally:
@@ -79,13 +85,14 @@ def evaluate_rows(
     limits: BatchLimits = DEFAULT_LIMITS,
     judge: Judge = same_text,
     kept: KeptAnswers | None = None,
+    should_stop: ShouldStop = lambda: False,
 ) -> tuple[ExampleResult, ...]:
     """A result for every row, in order. A row whose numbers could not be had says why in `problem`."""
     if not loaded.has_finite_weights:
         return tuple(_unanswered(row, problem=UNUSABLE_WEIGHTS) for row in rows)
     problems = [_unfit(loaded.profile, row) for row in rows]
     fit = [row for row, problem in zip(rows, problems, strict=True) if not problem]
-    said = _ask(loaded, fit, settings=settings, limits=limits, kept=kept)
+    said = _ask(loaded, fit, settings=settings, limits=limits, kept=kept, should_stop=should_stop)
     return tuple(
         _unanswered(row, problem=problem)
         if problem
@@ -101,6 +108,7 @@ def _ask(
     settings: GenerationSettings,
     limits: BatchLimits,
     kept: KeptAnswers | None,
+    should_stop: ShouldStop,
 ) -> dict[str, Said]:
     """What the model says to each row, by row id; kept as it comes, so many rows at a time."""
     loaded = replace(loaded, confidence_temperatures=TEMPERATURES)
@@ -110,12 +118,19 @@ def _ask(
     missing = {key: row for key, row in encoded.items() if key not in said}
     for key, one in _said(loaded, missing, settings=settings, limits=limits):
         fresh[key] = one
-        if kept is not None and len(fresh) >= CHUNK_ROWS:
+        stops = should_stop()
+        if kept is not None and (stops or len(fresh) >= CHUNK_ROWS):
             kept.add(fresh)
             said, fresh = said | fresh, {}
+        if stops:
+            raise _stopped(len(said | fresh), of=len(encoded))
     if kept is not None and fresh:
         kept.add(fresh)
     return said | fresh
+
+
+def _stopped(num_rows: int, *, of: int) -> EvaluationStopped:
+    return EvaluationStopped(f"The worker was told to stop, with {num_rows} of {of} rows answered.")
 
 
 def _said(
@@ -140,10 +155,17 @@ def _unfit(profile: Profile, row: ChatRow) -> str:
 
 
 def _run(
-    request: EvaluationRequest, *, limits: BatchLimits, judge: Judge, keep_in: Path | None
+    request: EvaluationRequest,
+    *,
+    limits: BatchLimits,
+    judge: Judge,
+    keep_in: Path | None,
+    should_stop: ShouldStop,
 ) -> tuple[tuple[ExampleResult, ...], int]:
     """Every row's result, and how many of them were taken from an earlier pass."""
     rows = _suite_rows(request.suite)
+    if should_stop():  # before the model is loaded, which takes a while
+        raise _stopped(0, of=len(rows))
     loaded = load_model(
         Path(request.model.path),
         device=request.device,
@@ -152,7 +174,15 @@ def _run(
     )
     kept = _kept(loaded, request=request, directory=keep_in)
     known = set() if kept is None else set(kept.load())
-    examples = evaluate_rows(loaded, rows, settings=request.settings, limits=limits, judge=judge, kept=kept)
+    examples = evaluate_rows(
+        loaded,
+        rows,
+        settings=request.settings,
+        limits=limits,
+        judge=judge,
+        kept=kept,
+        should_stop=should_stop,
+    )
     if kept is not None:
         kept.forget_older()
     return examples, sum(row.content_id in known for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inference.errors import EvaluationStopped
 from intelligence import scorers
 from intelligence.summary import summarise
 from registry import asks, judgements
@@ -10,6 +11,7 @@ from tasks.door import door
 from workers import admission, candidates, evidence, projections
 from workers.context import Context, Message
 from workers.pipeline import owed, wanted
+from workers.shutdown import is_stopping
 
 
 @door("evaluation.send")
@@ -48,8 +50,7 @@ def run(request: EvaluationRequest, context: Context) -> None:
     from inference.evaluate import evaluate  # loads torch: only the worker that evaluates pays
 
     # It does not expire: hosts may disagree about the time.
-    need = EvaluationNeed(evaluation_id=request.evaluation_id, host=context.host)
-    ask = Message("evaluation.fetch", need)
+    ask = Message("evaluation.fetch", EvaluationNeed(evaluation_id=request.evaluation_id, host=context.host))
     candidates.await_arrival(request, settings=context.settings, ask=lambda: context.ring([ask]))
     with (
         candidates.at_hand(request, settings=context.settings) as (found, absence),
@@ -57,13 +58,17 @@ def run(request: EvaluationRequest, context: Context) -> None:
     ):
         if absence or busy:
             return _put_off(context, request, reason=absence or busy)
-        answer = evaluate(
-            found,
-            host=context.host,
-            clock=context.registry.clock,
-            judge=scorers.judge,
-            keep_in=context.settings.paths.answers,
-        )
+        try:
+            answer = evaluate(
+                found,
+                host=context.host,
+                clock=context.registry.clock,
+                judge=scorers.judge,
+                keep_in=context.settings.paths.answers,
+                should_stop=is_stopping,
+            )
+        except EvaluationStopped as stopped:
+            return _put_off(context, request, reason=stopped.message)
     return context.deliver(Message("evaluation.record", answer))
 
 

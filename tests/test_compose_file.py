@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from config.settings import TrainingSettings
+from workers.child import KILL_WAIT_SECONDS
+from workers.runner import POLL_SECONDS
+from workers.stack.parts import STOP_SECONDS
+
 ROOT = Path(__file__).parents[1]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
@@ -39,6 +44,14 @@ def test_the_database_listens_at_one_address_and_takes_its_password_from_a_file(
 def test_whoever_the_containers_run_as_is_named_to_them() -> None:
     named = {name for name, one in SERVICES.items() if any("/etc/passwd:ro" in at for at in one["volumes"])}
     assert named == set(SERVICES) - {"redis"}
+
+
+def test_a_running_job_has_time_to_save_before_its_container_is_killed() -> None:
+    grace = SERVICES["train"]["stop_grace_period"]
+    seconds = float(re.fullmatch(r"(\d+)s", grace)[1])  # type: ignore[index]
+    # The runner looks now and then, waits so long for the trainer to save, kills it, and writes the job back.
+    needed = POLL_SECONDS + TrainingSettings().stop_grace_seconds + KILL_WAIT_SECONDS + STOP_SECONDS
+    assert needed < seconds
 
 
 def test_what_is_started_alone_is_built_alone() -> None:

@@ -16,6 +16,7 @@ from deploy.cache import SUITE_NAME, Cache
 from deploy.errors import DeployError
 from registry.messages import EvaluationRequest
 from workers.remotes import RemoteHost, open_remote
+from workers.shutdown import is_stopping
 
 RESOURCE = "candidates"
 ASK_SECONDS = 5.0
@@ -65,15 +66,18 @@ def await_arrival(
     ask: Callable[[], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    should_stop: Callable[[], bool] = is_stopping,
 ) -> None:
     """Ask for what this host lacks, again and again, until it is here or nothing arrived for too long.
+
+    A worker that was told to stop waits for nothing.
 
     A host waits for one candidate at a time and takes no other meanwhile: so hosts share the work by how fast
     they are, and each candidate goes to one.
     """
     cache = Cache(settings.paths.cache, max_bytes=settings.deploy.cache_bytes)
     num_bytes, moved_at, asked_at = -1, clock(), -math.inf
-    while not _is_here(request, cache=cache) and clock() - moved_at < PATIENCE_SECONDS:
+    while not _is_here(request, cache=cache) and clock() - moved_at < PATIENCE_SECONDS and not should_stop():
         if (found := _arriving_bytes(settings.paths.incoming)) != num_bytes:
             num_bytes, moved_at = found, clock()
         if clock() - asked_at >= ASK_SECONDS:

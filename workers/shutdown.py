@@ -1,7 +1,8 @@
-"""How a training run learns that its worker was told to stop.
+"""How a training run or an evaluation learns that its worker was told to stop.
 
-Celery's warm shutdown waits for the running task. The worker's main process sets an event that its forked
-child shares; the runner sees it, has the trainer save, and gives the job back to the queue.
+Celery's warm shutdown waits for the running task, however long. The worker's main process sets an event that
+its forked child shares. The runner sees it, has the trainer save, and gives the job back to the queue; an
+evaluation keeps what it has and puts its question off, for this host or another to go on with.
 """
 
 from __future__ import annotations

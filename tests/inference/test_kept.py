@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from inference import evaluate as evaluation
+from inference.errors import EvaluationStopped
 from inference.evaluate import evaluate
 from inference.kept import MAX_QUESTIONS, KeptAnswers
 from inference.testing import build_sealed_tiny_model, seal
@@ -61,8 +62,8 @@ def ask(model: Path, suite: Path, keep_in: Path | None, **changes: Any) -> Evalu
         device="cpu",
         **how,
     )
-    judge = {"judge": changes["judge"]} if "judge" in changes else {}
-    return evaluate(request, host="here", clock=lambda: NOON, keep_in=keep_in, **judge)
+    options = {name: changes[name] for name in ("judge", "should_stop") if name in changes}
+    return evaluate(request, host="here", clock=lambda: NOON, keep_in=keep_in, **options)
 
 
 @pytest.fixture
@@ -114,6 +115,32 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     again = ask(model, suite, tmp_path / "kept")
     assert (again.num_kept, num_asked) == (8, [NUM_ROWS, NUM_ROWS - 8])
     assert_alike(again, ask(model, suite, None))
+
+
+def test_an_evaluation_that_is_told_to_stop_keeps_every_row_that_it_has(
+    model: Path, suite: Path, tmp_path: Path, num_asked: list[int]
+) -> None:
+    answers = iter([False] * 7)  # one before the model is loaded, then one a row
+
+    def told() -> bool:
+        return next(answers, True)
+
+    with pytest.raises(EvaluationStopped, match=f"7 of {NUM_ROWS} rows answered"):
+        ask(model, suite, tmp_path / "kept", should_stop=told)
+    again = ask(model, suite, tmp_path / "kept")
+    assert (again.problem, again.num_kept, num_asked) == ("", 7, [NUM_ROWS, NUM_ROWS - 7])
+    assert_alike(again, ask(model, suite, None))
+
+
+def test_an_evaluation_that_is_told_to_stop_at_once_loads_no_model(
+    model: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr(evaluation, "load_model", load)
+    with pytest.raises(EvaluationStopped, match=f"0 of {NUM_ROWS} rows answered"):
+        ask(model, suite, None, should_stop=lambda: True)
 
 
 def test_a_line_that_a_kill_cut_off_is_asked_again_and_hurts_no_other(

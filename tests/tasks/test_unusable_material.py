@@ -34,6 +34,7 @@ from workers.pipeline import owed
 pytestmark = pytest.mark.model
 DOORS: dict[str, Callable[..., object]] = {
     "evaluation.run": evaluation.run,
+    "evaluation.defer": evaluation.defer,
     "evaluation.record": evaluation.record,
     "regression.check": regression.check,
     "regression.record": regression.record,
@@ -178,6 +179,24 @@ def test_what_cannot_be_judged_is_unknown_and_never_served(
     assert not any(example.is_correct for example in examples)
     with pytest.raises(DeployError, match="only accepted checkpoints are served"):
         deployment.sync_best(DeploymentRequest(checkpoint_id=ID), desk.context)
+
+
+def test_a_worker_that_is_told_to_stop_puts_its_evaluation_off_and_another_goes_on_with_it(
+    desk: Desk, base: Path, model: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.add(base=base, model=model, suite=suite)
+    answers = iter([False] * 10)  # one before the model is loaded, then one a row
+    with monkeypatch.context() as stopping:
+        stopping.setattr(evaluation, "is_stopping", lambda: next(answers, True))
+        desk.work()
+    with desk.context.registry.reading() as tx:
+        asked = tx.find(Evaluation)
+    assert {one.state for one in asked} == {EvaluationState.REQUESTED}
+    assert "told to stop, with 10 of 40 rows answered" in asked[0].problem
+    # Far sooner than a question that was lost would be asked again.
+    desk.clock.advance(desk.context.settings.guard.defer_seconds + 1)
+    desk.work()
+    assert what_stands(desk) == (EvaluationState.ANSWERED, len(ROWS), [Outcome.PASS])
 
 
 def one_turn(desk: Desk, *, delay_seconds: float | None) -> int:

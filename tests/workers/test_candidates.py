@@ -179,6 +179,22 @@ def test_a_host_gives_up_once_nothing_arrived_for_too_long(
     assert waiting.now == pytest.approx(19 * ASK_SECONDS + PATIENCE_SECONDS, abs=2)
 
 
+def test_a_worker_that_was_told_to_stop_waits_for_nothing(
+    two_hosts: Settings, request_here: EvaluationRequest
+) -> None:
+    waiting = Waiting()
+    await_arrival(
+        by_content(request_here),
+        settings=two_hosts,
+        ask=waiting.ask,
+        clock=lambda: waiting.now,
+        sleep=waiting.sleep,
+        should_stop=lambda: waiting.num_asked > 0,
+    )
+    assert waiting.num_asked == 1
+    assert waiting.now < ASK_SECONDS
+
+
 def test_nobody_waits_for_what_lies_on_this_machine(
     settings: Settings, request_here: EvaluationRequest
 ) -> None:
