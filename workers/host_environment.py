@@ -45,10 +45,14 @@ def environment_text(plan: HostPlan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def added_by_hand(path: Path) -> str:
-    """What somebody wrote into a `.env` beside the lines that are made here."""
+def added_by_hand(path: Path, *, made: str) -> str:
+    """What somebody wrote into a `.env` beside the lines that are made here.
+
+    A registry that it names stays, where none is made: without it tandem would begin anew, with a file.
+    """
     lines = path.read_text().splitlines() if path.is_file() else []
-    added = [line for line in lines if line != HEADER and _name_of(line) not in OWN_NAMES]
+    own = OWN_NAMES | {_name_of(line) for line in made.splitlines()}
+    added = [line for line in lines if line != HEADER and _name_of(line) not in own]
     return "".join(f"{line}\n" for line in added)
 
 

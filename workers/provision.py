@@ -49,8 +49,8 @@ def provision(plan: HostPlan, *, force: bool = False) -> list[Path]:
         (home.run / name).mkdir(exist_ok=True, mode=0o700)
     written = [_write(path, text=text, mode=mode) for path, text, mode in _secrets(plan, home=home)]
     written.append(_write(home.run / USERS_NAME, text=users_text(plan), mode=PUBLIC_MODE))
-    environment = environment_text(plan) + added_by_hand(target)
-    written.append(_write(target, text=environment, mode=SECRET_MODE))
+    made = environment_text(plan)
+    written.append(_write(target, text=made + added_by_hand(target, made=made), mode=SECRET_MODE))
     if plan.data_public_key:
         written.append(write_gate_config(Settings(home=plan.home, name=plan.name)))
     _give_away(plan, home=home, also=target)

@@ -142,6 +142,18 @@ def test_force_keeps_what_was_added_to_the_environment_by_hand(tmp_path: Path) -
         assert environment.read_text() == environment_text(plan(tmp_path)) + by_hand
 
 
+def test_force_forgets_no_registry_and_takes_another_instead(tmp_path: Path) -> None:
+    def registries() -> list[str]:
+        lines = (tmp_path / ".env").read_text().splitlines()
+        return [line for line in lines if line.startswith("TANDEM_REGISTRY_URL")]
+
+    provision(plan(tmp_path, has_postgresql=True))
+    provision(plan(tmp_path), force=True)
+    assert registries() == ["TANDEM_REGISTRY_URL=postgresql://tandem@10.0.0.1:5432/tandem"]
+    provision(plan(tmp_path, registry_url="postgresql://me@db/x"), force=True)
+    assert registries() == ["TANDEM_REGISTRY_URL=postgresql://me@db/x"]
+
+
 def test_an_intelligence_host_takes_the_training_hosts_password(tmp_path: Path) -> None:
     provision(plan(tmp_path, roles=("intel",), redis_password="0123456789abcdefgh"))
     assert (tmp_path / "var/secrets/redis_password").read_text() == "0123456789abcdefgh\n"
