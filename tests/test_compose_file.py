@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ def test_a_running_job_has_time_to_save_before_its_container_is_killed() -> None
     # The runner looks now and then, waits so long for the trainer to save, kills it, and writes the job back.
     needed = POLL_SECONDS + TrainingSettings().stop_grace_seconds + KILL_WAIT_SECONDS + STOP_SECONDS
     assert needed < seconds
+
+
+@pytest.mark.integration
+def test_both_files_are_linted_and_read_by_every_compose_that_is_here() -> None:
+    ended = subprocess.run(
+        [ROOT / "scripts" / "lint-compose.sh"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for compose in ("docker compose", "docker-compose"):
+        has_said = re.search(rf"^{compose} (reads both files|is not here)", ended.stdout, re.MULTILINE)
+        assert has_said, ended.stdout
 
 
 def test_what_is_started_alone_is_built_alone() -> None:
