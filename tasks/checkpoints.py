@@ -21,6 +21,8 @@ def import_checkpoint(request: CheckpointImport, context: Context) -> Checkpoint
 @door("suite.build")
 def build_suite(request: SuiteBuild, context: Context) -> Suite:
     """Make a JSONL file the active validation suite, and ask for every evaluation on it."""
-    suite = imports.import_suite(request, settings=context.settings, registry=context.registry)
+    suite = imports.import_suite(
+        request, settings=context.settings, registry=context.registry, message_id=context.message_id
+    )
     announce(context)
     return suite

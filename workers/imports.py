@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from config.settings import Settings
-from registry import lineage
+from registry import handled, lineage
 from registry.ids import new_id
 from registry.manifests import Manifest
 from registry.messages import CheckpointImport, SuiteBuild
@@ -46,8 +46,13 @@ def import_model(request: CheckpointImport, *, settings: Settings, registry: Reg
     return record
 
 
-def import_suite(request: SuiteBuild, *, settings: Settings, registry: Registry) -> Suite:
-    """Check a suite and make it the active one; `DatasetError` where training data overlaps it."""
+def import_suite(
+    request: SuiteBuild, *, settings: Settings, registry: Registry, message_id: str | None = None
+) -> Suite:
+    """Check a suite and make it the active one; `DatasetError` where training data overlaps it.
+
+    A message that comes again takes no later suite's place.
+    """
     source = intake.locate(request.path, settings=settings)
     suite = intake.take_suite(
         source, name=request.name, settings=settings, now=registry.clock(), scorer=request.scorer
@@ -58,7 +63,8 @@ def import_suite(request: SuiteBuild, *, settings: Settings, registry: Registry)
             # What was submitted meanwhile was held against the suite before this one.
             unchecked = [dataset for dataset in tx.find(Dataset) if dataset.id not in checked]
             if not unchecked:
-                return _activate(tx, suite=suite)
+                is_first = handled.note(tx, message_id=message_id)
+                return _activate(tx, suite=suite) if is_first else tx.get(Suite, suite.id)
         for dataset in unchecked:
             intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination, remedy=LEAVE_OUT)
             checked.add(dataset.id)

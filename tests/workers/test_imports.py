@@ -66,6 +66,25 @@ def test_data_that_is_submitted_while_a_suite_is_checked_is_looked_at_too(
         assert tx.find(Suite) == []
 
 
+def test_a_suite_whose_message_comes_again_takes_no_later_ones_place(
+    settings: Settings, registry: Registry, asked: Path
+) -> None:
+    later = write_rows(settings.paths.inbox / "later.jsonl", first=100, last=140)
+
+    def build(path: Path, message_id: str) -> str:
+        request = SuiteBuild(path=str(path))
+        return import_suite(request, settings=settings, registry=registry, message_id=message_id).id
+
+    first = build(asked, "m-1")
+    second = build(later, "m-2")
+    assert [build(asked, "m-1") for _ in range(4)] == [first] * 4
+    with registry.reading() as tx:
+        assert [suite.id for suite in tx.find(Suite, is_active=True)] == [second]
+    assert build(asked, "m-3") == first
+    with registry.reading() as tx:
+        assert [suite.id for suite in tx.find(Suite, is_active=True)] == [first]
+
+
 def model(directory: Path) -> Path:
     directory.mkdir(parents=True)
     (directory / "config.json").write_text('{"vocab_size": 9}')
