@@ -18,10 +18,11 @@ START_SECONDS = 60
 
 
 @contextmanager
-def postgresql_server(*, is_durable: bool = True) -> Iterator[str]:
+def postgresql_server(*, is_durable: bool = True, password: str | None = None) -> Iterator[str]:
     """Start a server on a socket of its own; the SQLAlchemy URL of an empty database.
 
-    One that is not durable answers faster: for tests of everything but a power cut.
+    One that is not durable answers faster: for tests of everything but a power cut. Where there is a password
+    nobody enters without it, and the URL does not tell it.
     `RegistryUnavailable` where PostgreSQL is not installed.
     """
     programs = _find_programs()
@@ -32,7 +33,7 @@ def postgresql_server(*, is_durable: bool = True) -> Iterator[str]:
             shutil.chown(directory, user)
         data = directory / "data"
         initdb: list[str | Path] = [programs / "initdb", "--pgdata", data, "--username=tandem"]
-        _run([*initdb, "--auth=trust"], user=user)
+        _run([*initdb, *_entrance(directory, password=password, user=user)], user=user)
         options = f"-c listen_addresses='' -c unix_socket_directories={directory} -c max_connections=60"
         # Far from UTC: times must come back right all the same.
         options += " -c timezone=Pacific/Chatham"
@@ -43,6 +44,17 @@ def postgresql_server(*, is_durable: bool = True) -> Iterator[str]:
             yield f"postgresql+psycopg://tandem@/postgres?host={directory}"
         finally:
             _run([*control, "--mode=immediate", "stop"], user=user)
+
+
+def _entrance(directory: Path, *, password: str | None, user: str | None) -> list[str]:
+    """How `initdb` is told who may come in."""
+    if password is None:
+        return ["--auth=trust"]
+    file = directory / "password"
+    file.write_text(password)
+    if user is not None:
+        shutil.chown(file, user)
+    return ["--auth=scram-sha-256", f"--pwfile={file}"]
 
 
 def _find_programs() -> Path:

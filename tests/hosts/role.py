@@ -1,4 +1,4 @@
-"""`python -m tests.hosts.role train|intel|evaluate`: one host's parts, supervised as in `tandem up`."""
+"""`python -m tests.hosts.role train|further|intel|evaluate`: a host's parts, supervised as by `tandem up`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from workers.stack.supervisor import Supervisor
 
 PARTS = {
     "train": ("control", "beat", "train"),
+    "further": ("train",),
     "intel": ("intelligence", "server"),
     "evaluate": ("intelligence",),
 }
@@ -36,7 +37,7 @@ def main(role: str) -> int:
     supervisor.claim()
     if role == "train":
         upgrade(Registry(settings.database_url))
-    else:
+    elif role != "further":
         write_gate_config(settings)
     try:
         start(supervisor)
