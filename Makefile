@@ -2,7 +2,7 @@
 # TORCH=cpu|cuda chooses the build of PyTorch (auto: CPU unless an NVIDIA driver is found). PYTHON=... names the interpreter.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults hosts fuzz compose-test test-unit lint format bench bench-verdicts clean
+.PHONY: help install demo test faults faults-long hosts fuzz compose-test test-unit lint format bench bench-verdicts clean
 
 BIN := .venv/bin
 
@@ -29,6 +29,12 @@ faults:  ## Throw every fault at a real stack with SEEDS seeds; FAULT=name SEED=
 	@scripts/install.sh dev
 	@scripts/system-packages.sh
 	@SEEDS=$(SEEDS) SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m faults -q -rA -n 2 $(if $(FAULT),-k $(FAULT)-)
+
+AWAY ?= 600
+faults-long:  ## Keep Redis away from a stack that trains for AWAY seconds; needs root
+	@scripts/install.sh dev
+	@scripts/system-packages.sh
+	@AWAY_SECONDS=$(AWAY) $(BIN)/python -m pytest tests/faults/test_redis_away.py -q -rA
 
 hosts:  ## Two hosts in network namespaces, with every fault between them and SEEDS seeds; needs root
 	@scripts/install.sh dev

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -25,7 +26,7 @@ from registry.states import is_final
 from registry.store import BUSY_TIMEOUT_MS
 from tasks.testing import wait_for
 from tests.faults.stack import FaultStack, is_there, run_as_root
-from workers.contracts import QUEUES, TRAINING_QUEUES
+from workers.contracts import CONTROL, QUEUES, TRAINING_QUEUES
 
 Strike = Callable[[FaultStack, random.Random], Iterator[None]]
 Apply = Callable[[FaultStack, random.Random], AbstractContextManager[None]]
@@ -105,27 +106,41 @@ def redis_without_memory(stack: FaultStack, random: random.Random) -> Iterator[N
     yield
 
 
-def partition(stack: FaultStack, random: random.Random) -> Iterator[None]:
-    """Packets to and from Redis vanish: no reset, no answer. Half a minute for every eighth seed."""
-    port = str(stack.settings.redis.port)
-    rules = [["INPUT", "-i", "lo", "-p", "tcp", side, port, "-j", "DROP"] for side in ("--dport", "--sport")]
-    seconds = 30 if random.random() < 1 / 8 else random.uniform(6, 10)
-    for rule in rules:
-        run_as_root("iptables", "-w", "-I", *rule)
-    try:
-        time.sleep(seconds)
-    finally:
+def partition(*, seconds: tuple[float, float]) -> Strike:
+    """Packets to and from Redis vanish: no reset, no answer."""
+
+    def strike(stack: FaultStack, random: random.Random) -> Iterator[None]:
+        port = str(stack.settings.redis.port)
+        sides = ("--dport", "--sport")
+        rules = [["INPUT", "-i", "lo", "-p", "tcp", side, port, "-j", "DROP"] for side in sides]
         for rule in rules:
-            run_as_root("iptables", "-w", "-D", *rule)
-    yield
+            run_as_root("iptables", "-w", "-I", *rule)
+        try:
+            time.sleep(random.uniform(*seconds))
+        finally:
+            for rule in rules:
+                run_as_root("iptables", "-w", "-D", *rule)
+        yield
+
+    return strike
 
 
 def duplicated_messages(stack: FaultStack, random: random.Random) -> Iterator[None]:
+    """Bells again and again; and whatever comes by on the control queue, byte for byte, twice more."""
     running = stack.running()
     job_id = "job-nobody" if running is None else running.id
     for _ in range(5):
         queue = random.choice(TRAINING_QUEUES)
         stack.celery.send_task("training.run", kwargs={"job_id": job_id}, queue=queue)
+    for name in ("safety.sweep", "inbox.scan"):
+        stack.celery.send_task(name, queue=CONTROL)
+    end, seen = time.monotonic() + 2, set[bytes]()
+    with stack.redis() as redis:
+        while time.monotonic() < end:
+            new = {*redis.lrange(CONTROL, 0, -1), *taken_from(redis, queue=CONTROL)} - seen
+            for message in new:
+                redis.lpush(CONTROL, message, message)
+            seen |= new
     yield
 
 
@@ -170,8 +185,8 @@ def clock_jump(stack: FaultStack, random: random.Random) -> Iterator[None]:
 
 
 def full_disk(stack: FaultStack, random: random.Random) -> Iterator[None]:
-    """Full until a checkpoint met it, or for some seconds."""
-    filler = stack.home / "models" / "filler"
+    """Full until an attempt met it, or for some seconds."""
+    filler = stack.small_disk / "filler"
     try:
         fill(filler)
         with contextlib.suppress(TimeoutError):
@@ -284,6 +299,12 @@ def take_all(redis: Redis, *, queue: str) -> list[bytes]:
     return []
 
 
+def taken_from(redis: Redis, *, queue: str) -> set[bytes]:
+    """What workers took from a queue and have not acknowledged, as it lay there."""
+    found = [json.loads(value) for value in redis.hvals("unacked")]
+    return {json.dumps(message).encode() for message, _exchange, key in found if key == queue}
+
+
 def _fault(
     name: str,
     strike: Strike,
@@ -305,7 +326,8 @@ FAULTS = [
     _fault("redis-data-lost", kill_redis_and_lose_its_data),
     _fault("redis-flushed", flush_redis),
     _fault("redis-without-memory", redis_without_memory),
-    _fault("redis-cut-off", partition),
+    _fault("redis-cut-off", partition(seconds=(6, 10))),
+    _fault("redis-cut-off-long", partition(seconds=(30, 30))),
     _fault("messages-duplicated", duplicated_messages),
     _fault("messages-reordered", reordered_messages),
     _fault("messages-lost", lost_messages),
@@ -314,4 +336,6 @@ FAULTS = [
     _fault("holder-frozen", frozen_holder, may_cost=("worker_lost",)),
     _fault("clock-jumped", clock_jump, may_cost=("worker_lost",), flavour="clock"),
     _fault("disk-full", full_disk, may_cost=("disk",), flavour="disk"),
+    _fault("home-full", full_disk, may_cost=("disk", "worker_lost"), flavour="home"),
+    _fault("redis-killed-unlogged", kill_redis, flavour="unlogged"),
 ]

@@ -30,7 +30,7 @@ from registry.store import Registry, Transaction, utc_now
 from tasks.testing import fresh_environment, left_behind, wait_for
 from tests.faults import checker
 from tests.faults.checker import Submitted
-from tests.faults.supervise import PARTS
+from tests.faults.supervise import PARTS, UNLOGGED
 from trainer.core.trace import read_trace
 from workers.app import TandemCelery
 from workers.celery_settings import celery_settings
@@ -52,12 +52,16 @@ TRAINING = {
     # About one row a step, so that a fault lands between two of many steps.
     "TANDEM_TRAINING__HYPERPARAMETERS": json.dumps({"tokens_per_batch": 260, "learning_rate": 0.001}),
 }
-MODELS_MEGABYTES = 400
+DISK_MEGABYTES = 400
 
 
 @dataclass
 class FaultStack:
-    """One stack in a home of its own. Its flavour: plain, clock (can jump) or disk (can fill)."""
+    """One stack in a home of its own.
+
+    Its flavour: plain, clock (can jump), disk (that of the models can fill), home (all of it lies on one disk
+    that can fill) or unlogged (its Redis keeps nothing on disk).
+    """
 
     home: Path
     flavour: str = "plain"
@@ -68,12 +72,13 @@ class FaultStack:
 
     def start(self) -> None:
         """Everything up, a base model registered."""
-        self.home.mkdir(parents=True)
-        (self.home / "models").mkdir()
-        if self.flavour == "disk":
-            size = f"size={MODELS_MEGABYTES}m"
-            run_as_root("mount", "-t", "tmpfs", "-o", size, "tandem-faults", str(self.home / "models"))
+        self.small_disk.mkdir(parents=True)
+        if self._has_small_disk:
+            size = f"size={DISK_MEGABYTES}m"
+            run_as_root("mount", "-t", "tmpfs", "-o", size, "tandem-faults", str(self.small_disk))
         self.environment = {**fresh_environment(self.home), **TRAINING}
+        if self.flavour == "unlogged":
+            self.environment[UNLOGGED] = "1"
         self.settings = self._load_settings()
         self.settings.paths.prepare()
         self.registry = Registry(self.settings.database_url, clock=self._now)
@@ -99,9 +104,15 @@ class FaultStack:
         left = left_behind(self.home)
         for process in home_processes(self.home):
             process.kill()
-        if self.flavour == "disk":
-            run_as_root("umount", "--lazy", str(self.home / "models"))
+        if self._has_small_disk:
+            self._keep_what_explains()
+            run_as_root("umount", "--lazy", str(self.small_disk))
         return left
+
+    @property
+    def small_disk(self) -> Path:
+        """Where the disk is mounted that can fill."""
+        return self.home if self.flavour == "home" else self.home / "models"
 
     def submit(self, name: str, *, random: random.Random) -> list[Submitted]:
         """Two files: one through `training.submit`, answered; one laid into the inbox."""
@@ -273,6 +284,17 @@ class FaultStack:
         source = str(Path(__file__).with_name("clock.c"))
         subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), source], check=True, timeout=60)
         return {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(self._clock_file)}
+
+    @property
+    def _has_small_disk(self) -> bool:
+        return self.flavour in ("disk", "home")
+
+    def _keep_what_explains(self) -> None:
+        """What lies on the small disk is gone with it."""
+        kept = self.home.with_name("kept")
+        shutil.copytree(self.settings.paths.logs, kept / "logs", dirs_exist_ok=True)
+        for path in self.home.glob("tandem.db*"):
+            shutil.copy(path, kept)
 
     @property
     def _clock_file(self) -> Path:

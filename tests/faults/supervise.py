@@ -16,6 +16,7 @@ from workers.stack.parts import stack_parts
 from workers.stack.supervisor import Supervisor
 
 PARTS = ("redis", "control", "beat", "train")
+UNLOGGED = "FAULTS_UNLOGGED_REDIS"  # set: Redis has no append-only file
 
 
 def main() -> int:
@@ -26,6 +27,9 @@ def main() -> int:
     os.environ["TANDEM_HOME"] = str(settings.home)
     settings.paths.prepare()
     parts = [part for part in stack_parts(settings, celery=app) if part.name in PARTS]
+    if UNLOGGED in os.environ:
+        config = settings.paths.run / "redis" / "redis.conf"
+        config.write_text(config.read_text().replace("appendonly yes", "appendonly no"))
     supervisor = Supervisor(parts, settings=settings)
     supervisor.claim()
     upgrade(Registry(settings.database_url))

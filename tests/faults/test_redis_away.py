@@ -1,6 +1,6 @@
 """Redis refuses every connection for a while: training goes on, and everything goes on from there afterwards.
 
-`AWAY_SECONDS=600 pytest tests/faults/test_redis_away.py` keeps it away for ten minutes.
+`make faults-long` keeps it away for ten minutes.
 """
 
 from __future__ import annotations
