@@ -6,7 +6,6 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,7 @@ _numbers = itertools.count(os.getpid() % 200)
 
 @dataclass
 class Network:
-    """`train` and `intel`, each with an address; faults are laid on `intel`'s end of the cable."""
+    """`train` and `intel`, each with an address, and a cable between them that faults are laid on."""
 
     number: int = field(default_factory=lambda: next(_numbers) % 250)
 
@@ -60,9 +59,12 @@ class Network:
         system("ip", "-n", self.intel, "link", "set", "cable", "down")
 
     def drop(self, *, share: float = 1.0) -> None:
-        """What comes in on the cable is lost, all of it or a share of the packets."""
+        """What is sent is lost, either way, all of it or a share of the packets.
+
+        It is dropped where it arrives: a rule against sending would be told to the sender.
+        """
         lost = [] if share >= 1 else ["-m", "statistic", "--mode", "random", "--probability", str(share)]
-        self._rule("-A", [*lost, "-j", "DROP"])
+        self._at_both_ends("-A", "INPUT", "-i", "cable", *lost, "-j", "DROP")
 
     def slow(self, *, kilobits_per_second: int) -> None:
         """The far end sends no faster."""
@@ -72,14 +74,14 @@ class Network:
     def heal(self) -> None:
         """All is well again."""
         system("ip", "-n", self.intel, "link", "set", "cable", "up")
-        system("ip", "netns", "exec", self.intel, "iptables", "-F", "INPUT")
+        self._at_both_ends("-F", "INPUT")
         subprocess.run(
             ["tc", "-n", self.train, "qdisc", "del", "dev", "cable", "root"], check=False, capture_output=True
         )
 
-    def _rule(self, action: str, rest: Sequence[str]) -> None:
-        command = ["iptables", action, "INPUT", "-i", "cable", *rest]
-        system("ip", "netns", "exec", self.intel, *command)
+    def _at_both_ends(self, *rule: str) -> None:
+        for name in (self.train, self.intel):
+            system("ip", "netns", "exec", name, "iptables", *rule)
 
 
 @dataclass
