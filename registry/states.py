@@ -74,7 +74,7 @@ class AlertSource(StrEnum):
 
     REGRESSION = "regression"  #: the regression monitor's verdict
     TESTING = "testing"  #: automated testing's accuracy report
-    SERVING = "serving"  #: what became of a release's first requests
+    SERVING = "serving"  #: what became of a release's first requests, and of its server
 
 
 class DeploymentState(StrEnum):
