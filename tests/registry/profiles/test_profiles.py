@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import types
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, distributions
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from registry.errors import ProfileError
 from registry.profiles.base import Penalties, Profile, expected_answer, wrap_prompt, wrap_row
-from registry.profiles.catalogue import OWN, find_profile
+from registry.profiles.catalogue import OWN, find_profile, version_of
 from registry.profiles.emoji_think import ASKED, PREFIX, SUFFIX, EmojiThink, without_thoughts
 from registry.profiles.plain_sft import PlainSft
 from registry.profiles.regime3 import Regime3
@@ -174,6 +175,17 @@ def test_a_user_s_profile_is_found_by_its_entry_point(monkeypatch: pytest.Monkey
     assert isinstance(find_profile("shout", brought=brought("shout", "shouting:Shout")), Shout)
     with pytest.raises(ProfileError, match=r"shouting:Shout is no profile named loud"):
         find_profile("loud", brought=brought("loud", "shouting:Shout"))
+
+
+def test_a_profile_has_the_version_of_the_package_that_brings_it(tmp_path: Path) -> None:
+    about = tmp_path / "shouting-1.2.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1.2\n")
+    (about / "entry_points.txt").write_text("[tandem.profiles]\nshout = shouting:Shout\n")
+    (found,) = distributions(path=[str(tmp_path)])
+    assert version_of("shout", brought=found.entry_points) == "1.2"
+    assert version_of("shout", brought=brought("shout", "shouting:Shout")) == ""
+    assert version_of("plain_sft") == ""
 
 
 def test_a_profile_that_does_not_load_is_named() -> None:
