@@ -292,6 +292,8 @@ def _with_kept_password(url: str, *, path: Path) -> str:
     if not parts.username or parts.password or not path.is_file():
         return url
     password = quote(path.read_text().strip(), safe="")
+    if not password:
+        return url
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=f"{parts.username}:{password}@{host}").geturl()
 

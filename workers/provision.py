@@ -102,10 +102,7 @@ def _secrets(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str, int]]:
     password = plan.redis_password or home.secret("redis_password")
     yield home.secrets / "redis_password", password + "\n", SECRET_MODE
     yield home.secrets / "redis.acl", acl_text(password), SECRET_MODE
-    if plan.registry_password or plan.has_postgresql:
-        # Kept where there is one: the database keeps that with which it was made.
-        known = plan.registry_password or home.secret(REGISTRY_PASSWORD)
-        yield home.secrets / REGISTRY_PASSWORD, known + "\n", SECRET_MODE
+    yield home.secrets / REGISTRY_PASSWORD, _registry_password(plan, home=home), SECRET_MODE
     for name in ("server_admin_key", "server_read_key", "flower_password"):
         home.secret(name)
     if "train" in plan.roles and plan.peer:
@@ -119,6 +116,21 @@ def _secrets(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str, int]]:
     if plan.data_public_key and plan.command_public_key:
         yield home.secrets / AUTHORIZED_KEYS, _authorized_keys(plan, home=home), PUBLIC_MODE
     yield from ((path, text, SECRET_MODE) for path, text in _certificates(plan, home=home))
+
+
+def _registry_password(plan: HostPlan, *, home: Home) -> str:
+    """Kept where there is one: the database keeps that with which it was made.
+
+    Empty where no database is known: docker-compose 1.29 warns of a secret without a file at every command.
+    """
+    path = home.secrets / REGISTRY_PASSWORD
+    kept = path.read_text() if path.is_file() else ""
+    if plan.registry_password:
+        return plan.registry_password + "\n"
+    if plan.has_postgresql and not kept.strip():
+        path.unlink(missing_ok=True)
+        return home.secret(REGISTRY_PASSWORD) + "\n"
+    return kept
 
 
 def _certificates(plan: HostPlan, *, home: Home) -> Iterator[tuple[Path, str]]:

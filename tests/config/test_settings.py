@@ -234,6 +234,8 @@ def test_the_registrys_password_is_taken_from_its_file_where_the_url_has_none(
     settings = load_settings()
     assert settings.database_url == told
     settings.paths.prepare()
+    (settings.paths.secrets / "registry_password").touch()
+    assert settings.database_url == told
     (settings.paths.secrets / "registry_password").write_text("a/b@c\n")
     assert settings.database_url == whole
 

@@ -197,6 +197,17 @@ def test_a_postgresql_of_this_host_is_named_without_its_password(
     assert secret.read_text().strip() == password
 
 
+def test_a_host_without_a_database_has_an_empty_password_for_it_until_it_gets_one(tmp_path: Path) -> None:
+    secret = tmp_path / "var/secrets/registry_password"
+    provision(plan(tmp_path))
+    assert (secret.read_text(), secret.stat().st_mode & 0o777) == ("", 0o600)
+    provision(plan(tmp_path, has_postgresql=True), force=True)
+    made = secret.read_text()
+    assert len(made.strip()) > 20
+    provision(plan(tmp_path), force=True)
+    assert secret.read_text() == made
+
+
 def test_a_registry_elsewhere_is_named_and_its_password_kept(tmp_path: Path) -> None:
     provision(plan(tmp_path, registry_url="postgresql://me@db:5433/x?sslmode=require", registry_password="h"))
     assert (
