@@ -17,6 +17,7 @@ import pytest
 from registry.manifests import verify
 from trainer import launch
 from trainer.config.job import JobConfig
+from trainer.core.engine import TrainerEngine
 from trainer.messages import CheckpointSaved, ChildMessage, Failed, Finished, Progress, parse_line
 
 JobFactory = Callable[..., JobConfig]
@@ -71,6 +72,29 @@ def wait_for(kind: type[Any], messages: Iterator[ChildMessage]) -> Any:
 def ranks_of(started: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """In order of rank."""
     return sorted(psutil.Process(started.pid).children(), key=lambda one: int(one.environ()["RANK"]))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_torchrun_learns_what_one_process_does(
+    start: Start,
+    engine: Callable[..., TrainerEngine],
+    job: JobFactory,
+    said: list[ChildMessage],
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    twice = {"num_epochs": 2}
+    engine().run_job(job(hyperparameters=twice, output={"checkpoints_dir": str(tmp_path / "alone")}))
+    path = tmp_path / "shared.json"
+    path.write_text(job(hyperparameters=twice, environment={"parallel": kind}).model_dump_json())
+    started = start("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "trainer", path)
+    messages = list(messages_of(started))
+    assert started.wait() == 0
+    expected = [message.loss for message in said if isinstance(message, Progress)]
+    assert len(expected) >= 6
+    losses = [message.loss for message in messages if isinstance(message, Progress)]
+    assert losses == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.integration
