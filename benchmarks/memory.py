@@ -37,7 +37,10 @@ PROMPT_CHARACTERS = 8
 
 
 class Point(BaseModel):
-    """A model and a batch."""
+    """A model and a part of a batch, which is the whole batch unless a step is `split` in two.
+
+    With `overlap` a checkpoint is copied and written beside each step but the first.
+    """
 
     hidden: int
     layers: int
@@ -46,10 +49,20 @@ class Point(BaseModel):
     length: int
     arithmetic: Arithmetic = "float32"
     checkpoints: bool = False
+    split: bool = False
+    overlap: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What else is done, in words."""
+        said = {"checkpointed": self.checkpoints, "split in two": self.split, "checkpoints": self.overlap}
+        return ", ".join(word for word, is_so in said.items() if is_so)
 
 
 CHECKPOINTED: dict[str, Any] = {"checkpoints": True}
 HALF: dict[str, Any] = {"arithmetic": "bfloat16"}
+SPLIT: dict[str, Any] = {"split": True}
+OVERLAPPED: dict[str, Any] = {"overlap": True}
 GRID = [
     Point(hidden=hidden, layers=layers, vocabulary=vocabulary, rows=rows, length=length, **mode)
     for hidden, layers, vocabulary, rows, length, mode in (
@@ -63,6 +76,10 @@ GRID = [
         (64, 2, 151_936, 4, 128, HALF),
         (192, 3, 2_000, 2, 128, {}),
         (320, 6, 20_000, 6, 128, {**HALF, **CHECKPOINTED}),
+        (192, 3, 2_000, 4, 512, SPLIT),
+        (64, 2, 151_936, 4, 128, SPLIT),
+        (320, 6, 20_000, 6, 128, OVERLAPPED),
+        (128, 4, 151_936, 2, 128, {**CHECKPOINTED, **OVERLAPPED}),
     )
 ]
 WARM_UP = {"hidden": 64, "layers": 1, "vocabulary": 200, "rows": 1, "length": 16}
@@ -84,7 +101,7 @@ def main() -> None:
         print(
             f"{point.hidden:4} wide, {point.layers} layers, vocabulary {point.vocabulary:6}, "
             f"{point.rows:2} x {point.length:4}, {point.arithmetic:8} "
-            f"{'checkpointed' if point.checkpoints else '':12}: "
+            f"{point.kind:25}: "
             f"predicted {found['predicted_bytes'] / MEGABYTE:6.0f} MB, measured "
             f"{found['measured_bytes'] / MEGABYTE:6.0f} MB, {errors[-1]:+.1%}; before the model "
             f"{found['baseline_bytes'] / MEGABYTE:.0f} MB",
@@ -108,12 +125,13 @@ def measure(point: Point) -> dict[str, int]:
     """Train in this process; predicted and measured bytes above what it had before the model."""
     with tempfile.TemporaryDirectory() as name:
         # What libraries load or set up at first use is no part of a step.
-        _train(_material(Path(name) / "small", point=point.model_copy(update=WARM_UP)))
+        small, _ = _material(Path(name) / "small", point=point.model_copy(update=WARM_UP))
+        _train(small)
         job, memory = _material(Path(name) / "real", point=point)
         trim_heap()
         baseline = resident_bytes()
         with watched() as seen:
-            _train((job, memory))
+            _train(job)
         return {
             "predicted_bytes": memory.peak - memory.runtime,
             "measured_bytes": max(seen) - baseline,
@@ -121,22 +139,23 @@ def measure(point: Point) -> dict[str, int]:
         }
 
 
-def _train(material: tuple[JobConfig, TrainingMemory]) -> None:
+def _train(job: JobConfig) -> None:
     from trainer.core.engine import TrainerEngine
 
-    TrainerEngine(emit=lambda _: None).run_job(material[0])
+    TrainerEngine(emit=lambda _: None).run_job(job)
 
 
 def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemory]:
     build(directory / "model", point=point)
     row = {"prompt": "a" * PROMPT_CHARACTERS, "completion": "b" * point.length}
-    (directory / "rows.jsonl").write_text((json.dumps(row) + "\n") * point.rows * NUM_STEPS)
+    rows_of_step = point.rows * (2 if point.split else 1)
+    (directory / "rows.jsonl").write_text((json.dumps(row) + "\n") * rows_of_step * NUM_STEPS)
     length, num_answers = _lengths(directory)
-    tokens_per_batch = point.rows * length
+    tokens_per_batch = rows_of_step * length
     # The trainer rounds lengths up before it fills a batch, so fewer rows may fit.
-    lengths = np.full(point.rows * NUM_STEPS, length)
+    lengths = np.full(rows_of_step * NUM_STEPS, length)
     plan = BatchPlan(lengths=lengths, tokens_per_batch=tokens_per_batch, num_epochs=1, seed=0)
-    num_rows = max(len(plan.batch(step)) for step in range(plan.num_steps))
+    num_rows = min(point.rows, max(len(plan.batch(step)) for step in range(plan.num_steps)))
     memory = training_memory(
         read_shape(directory / "model"),
         num_tokens=num_rows * (length - 1),
@@ -145,16 +164,26 @@ def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemo
             device="cpu",
             arithmetic=point.arithmetic,
             checkpoints_gradients=point.checkpoints,
-            is_split=False,
+            is_split=point.split,
+            copies_state=point.overlap,
         ),
     )
     checkpointing = "on" if point.checkpoints else "off"
     job = {
         "model": {"path": str(directory / "model"), "dtype": point.arithmetic},
         "data": {"path": str(directory / "rows.jsonl")},
-        "output": {"checkpoints_dir": str(directory / "checkpoints")},
+        "output": {
+            "checkpoints_dir": str(directory / "checkpoints"),
+            "checkpoint_every_steps": 1 if point.overlap else None,
+            "overlap_writing": "on" if point.overlap else "off",
+        },
         "hyperparameters": {"tokens_per_batch": tokens_per_batch},
-        "environment": {"device": "cpu", "gradient_checkpointing": checkpointing},
+        "environment": {
+            "device": "cpu",
+            "gradient_checkpointing": checkpointing,
+            # As after a step that ran out of memory.
+            "max_part_tokens": point.rows * length if point.split else None,
+        },
     }
     return check_job(job), memory
 
