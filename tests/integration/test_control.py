@@ -9,7 +9,7 @@ from itertools import pairwise
 import psutil
 import pytest
 
-from registry.records import Checkpoint, TrainingJob
+from registry.records import Checkpoint, Event, TrainingJob
 from registry.states import JobState
 from tasks.api import JobHandle
 from tasks.testing import Stack, wait_for
@@ -18,6 +18,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 LONG = {"learning_rate": 0.001, "tokens_per_batch": 320, "num_epochs": 20}
 SHORT = {"tokens_per_batch": 640, "max_steps": 3}
+NUM_PAUSES = 3
+MAX_PAUSE_SECONDS = 2.0
+NOISE = 10.0  # a machine that others keep busy
 
 
 def submit(stack: Stack, name: str, *, skip: int, num_rows: int = 600, **options: object) -> JobHandle:
@@ -31,6 +34,30 @@ def wait_until_training(handle: JobHandle) -> None:
         return handle.row.state is JobState.RUNNING and progress is not None and progress.step >= 2
 
     wait_for(is_under_way, seconds=90, message=f"{handle.id} trains")
+
+
+def wait_until_training_anew(handle: JobHandle) -> None:
+    before = handle.row.progress
+    step = 0 if before is None else before.step
+
+    def is_under_way() -> bool:
+        progress = handle.row.progress
+        return handle.row.state is JobState.RUNNING and progress is not None and progress.step >= step + 2
+
+    wait_for(is_under_way, seconds=120, message=f"{handle.id} trains")
+
+
+def seconds_to_obey(stack: Stack, handle: JobHandle) -> float:
+    """From the last command until the step was saved after which nothing was trained, by the registry.
+
+    The job is called paused a little later: once its trainer's process and memory are gone.
+    """
+    with stack.registry.reading() as tx:
+        done, asked = tx.find(Event, subject_id=handle.id, newest_first="id", limit=2)
+        (saved,) = tx.find(Checkpoint, job_id=handle.id, newest_first="step", limit=1)
+    assert (asked.after, done.after) == ("pause asked for", JobState.PAUSED)
+    assert asked.at < saved.created_at < done.at
+    return (saved.created_at - asked.at).total_seconds()
 
 
 def wait_for_state(handle: JobHandle, state: JobState, *, seconds: float = 60) -> TrainingJob:
@@ -91,6 +118,22 @@ def test_a_file_in_the_control_folder_pauses_and_another_resumes(stack: Stack, s
     (control / "resume").touch()
     wait_for(lambda: handle.row.state is not JobState.PAUSED, seconds=20, message="it is resumed")
     assert handle.wait(timeout_seconds=180).state is JobState.SUCCEEDED
+
+
+def test_a_pause_ends_training_and_is_saved_within_two_seconds(stack: Stack, served: Checkpoint) -> None:
+    handle = submit(stack, "paused-often", skip=450, num_rows=3000, hyperparameters=LONG)
+    seconds = []
+    for _ in range(NUM_PAUSES):
+        wait_until_training_anew(handle)
+        assert not handle.pause()
+        wait_for_state(handle, JobState.PAUSED)
+        seconds.append(seconds_to_obey(stack, handle))
+        assert handle.resume()
+    handle.cancel()
+    print(f"saved after {', '.join(f'{taken:.2f}' for taken in seconds)} s, the step included")
+    # Whatever else the machine does makes a pause longer, never shorter.
+    assert min(seconds) < MAX_PAUSE_SECONDS
+    assert max(seconds) < NOISE * MAX_PAUSE_SECONDS
 
 
 def test_a_drained_host_finishes_takes_nothing_new_and_the_queue_can_be_put_in_order(
