@@ -358,10 +358,7 @@ def _deployment(tx: Transaction, *, suite: Suite) -> Iterator[Message]:
         lineage.newest_calibration(tx, checkpoint_id=best) is None
     ):  # it is on its way, and asks for this again
         return
-    subject = f"{ranking.id}:{best}"
-    if asks.is_due(tx, kind="deployment", subject_id=subject, retry_after_seconds=DEPLOYMENT_RETRY_SECONDS):
-        asks.put(tx, kind="deployment", subject_id=subject)
-        yield Message("deployment.sync_best", DeploymentRequest())
+    yield from _sync(tx, subject=f"{ranking.id}:{best}")
 
 
 def _interrupted(tx: Transaction) -> Iterator[Message]:
@@ -369,7 +366,10 @@ def _interrupted(tx: Transaction) -> Iterator[Message]:
     found = tx.find(Deployment, state=UNFINISHED, limit=1)
     if not found or leases.is_held(tx, resource=RESOURCE):
         return
-    subject = f"interrupted:{found[0].id}"
+    yield from _sync(tx, subject=f"interrupted:{found[0].id}")
+
+
+def _sync(tx: Transaction, *, subject: str) -> Iterator[Message]:
     if asks.is_due(tx, kind="deployment", subject_id=subject, retry_after_seconds=DEPLOYMENT_RETRY_SECONDS):
         asks.put(tx, kind="deployment", subject_id=subject)
         yield Message("deployment.sync_best", DeploymentRequest())
