@@ -1,4 +1,5 @@
-"""Fakes: a trainer that says what it is told to say, and a GPU that is as full as it is told to be."""
+"""Fakes: a trainer that says what it is told to say, a GPU as full as it is told to be, a context that rings
+into the air."""
 
 from __future__ import annotations
 
@@ -6,10 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.messages import CheckpointSaved, ChildMessage, Finished, Progress, TrainingResult
+from workers.context import Context, Message
 from workers.devices import DeviceLoad, DeviceProcess, DeviceUse
 from workers.errors import DeviceUnreadable
 
 Line = ChildMessage | Callable[[], None]
+
+
+class SilentContext(Context):
+    """Sends nothing: what is sent is tested with a real broker elsewhere."""
+
+    def send(self, message: Message) -> str:
+        """Stands for the message's id."""
+        return message.task
 
 
 class FakeChild:

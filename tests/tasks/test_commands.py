@@ -19,16 +19,10 @@ from registry.testing import add_queued_job, make_checkpoint, make_registry
 from workers import steering
 from workers.app import app
 from workers.celery_settings import TASK_MODULES
-from workers.context import Context, Message
+from workers.context import Context
+from workers.testing import SilentContext
 
 JOB = "job-aaaaaa"
-
-
-class SilentContext(Context):
-    """Rings into the air."""
-
-    def send(self, message: Message) -> str:
-        return message.task
 
 
 @pytest.fixture

@@ -16,14 +16,8 @@ from registry.testing import make_checkpoint, make_registry
 from tasks import training
 from workers import inbox, signals
 from workers.app import app
-from workers.context import Context, Message
-
-
-class SilentContext(Context):
-    """Rings into the air."""
-
-    def send(self, message: Message) -> str:
-        return message.task
+from workers.context import Context
+from workers.testing import SilentContext
 
 
 @pytest.fixture

@@ -14,14 +14,8 @@ from registry.store import Registry
 from registry.testing import add_queued_job
 from workers import signals
 from workers.app import app
-from workers.context import Context, Message
-
-
-class SilentContext(Context):
-    """Rings into the air: what is sent is tested with a real broker elsewhere."""
-
-    def send(self, message: Message) -> str:
-        return message.task
+from workers.context import Context
+from workers.testing import SilentContext
 
 
 @pytest.fixture

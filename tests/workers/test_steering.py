@@ -14,7 +14,8 @@ from registry.states import JobState, Priority
 from registry.store import Registry
 from registry.testing import add_queued_job
 from workers import steering
-from workers.context import Context, Message
+from workers.context import Context
+from workers.testing import SilentContext
 
 UNKNOWN = "its intelligence worker did not answer"
 
@@ -47,13 +48,6 @@ class Control:
     def _reach(self) -> None:
         if self.is_away:
             raise RedisAway("Redis is away.")
-
-
-class SilentContext(Context):
-    """Rings into the air."""
-
-    def send(self, message: Message) -> str:
-        return message.task
 
 
 def context_of(settings: Settings, registry: Registry, control: Control) -> Context:
