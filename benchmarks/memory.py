@@ -168,6 +168,10 @@ def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemo
             copies_state=point.overlap,
         ),
     )
+    return _job(directory, point=point, length=length, tokens_per_batch=tokens_per_batch), memory
+
+
+def _job(directory: Path, *, point: Point, length: int, tokens_per_batch: int) -> JobConfig:
     checkpointing = "on" if point.checkpoints else "off"
     job = {
         "model": {"path": str(directory / "model"), "dtype": point.arithmetic},
@@ -185,7 +189,7 @@ def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemo
             "max_part_tokens": point.rows * length if point.split else None,
         },
     }
-    return check_job(job), memory
+    return check_job(job)
 
 
 def build(directory: Path, *, point: Point) -> None:
