@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from pydantic import ValidationError
 
 from deploy.cache import SUITE_NAME
-from deploy.errors import DeployError, HostUnreachable, ServerFailed, TransferFailed
+from deploy.errors import DeployError, HostUnreachable, NotDeployable, ServerFailed, TransferFailed
 from deploy.sftp import Sftp
 from deploy.target import NO_FILES, ExtraFiles, check_release_id, entries_of, model_files, source_manifest
 from deploy.transfer import Endpoint, Rsync, has_rsync
@@ -186,13 +186,27 @@ def send(parcel: Parcel, *, source: Path, gateway: Asks, carrier: Carrier) -> st
         slot = _parse(Slot, gateway.ask(Begin(parcel=parcel)))
         if slot.is_present:
             return slot.path
-        carrier.carry(source, names=parcel.carried, slot=slot, use_base=not is_last)
+        try:
+            carrier.carry(source, names=parcel.carried, slot=slot, use_base=not is_last)
+        except TransferFailed as error:
+            raise _cause(error, parcel=parcel, gateway=gateway) from error
         try:
             return str(gateway.ask(Seal(parcel=parcel)))
         except TransferFailed:
             if is_last:
                 raise
     raise AssertionError("unreachable")
+
+
+def _cause(error: TransferFailed, *, parcel: Parcel, gateway: Asks) -> DeployError:
+    """The gate's refusal, where another deployer took over and cleared what lay there: files then vanish."""
+    try:
+        gateway.ask(Begin(parcel=parcel))
+    except NotDeployable as refusal:
+        return refusal
+    except DeployError:
+        pass
+    return error
 
 
 def _released(source: Path) -> Manifest:

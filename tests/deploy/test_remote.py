@@ -19,11 +19,12 @@ from deploy.errors import (
 )
 from deploy.gate import answer_line
 from deploy.remote import Candidates, GateDoor, RemoteTarget, hello
+from deploy.testing import CopyingCarrier
 from deploy.wire import Begin, Parcel
 from registry.files import sha256_file
 from registry.manifests import CHECKSUM, MANIFEST_NAME, FileEntry, read_manifest
 from registry.testing import START
-from tests.deploy.far import FarHost
+from tests.deploy.far import PLENTY, FarHost
 
 ONE, TWO = "r000001-aaaaaaaa", "r000002-bbbbbbbb"
 
@@ -68,6 +69,30 @@ def test_a_deployer_that_was_frozen_changes_nothing_after_another_took_over(far:
         with pytest.raises(NotDeployable, match="Another deployer took over on far"):
             call()
     assert frozen.current() == ONE
+
+
+def test_files_that_vanish_under_a_transfer_are_the_other_deployers_doing(far: FarHost, seal) -> None:
+    newer, source = target(far, fence=4), seal("two")
+
+    class Displaced(CopyingCarrier):
+        def carry(self, *_: object, **__: object) -> None:
+            newer.push(source, release_id=TWO)
+            raise TransferFailed("rsync ended with 23: some files vanished.")
+
+    older = RemoteTarget(far.gateway(fence=3), carrier=Displaced())
+    with pytest.raises(NotDeployable, match="Another deployer took over on far"):
+        older.push(seal(), release_id=ONE)
+
+
+@pytest.mark.parametrize("free_bytes", [PLENTY, 0])
+def test_a_transfer_that_failed_by_itself_says_why(far: FarHost, seal, free_bytes: int) -> None:
+    class Broken(CopyingCarrier):
+        def carry(self, *_: object, **__: object) -> None:
+            far.free_bytes = free_bytes
+            raise TransferFailed("rsync ended with 11: no space left on device.")
+
+    with pytest.raises(TransferFailed, match="rsync ended with 11"):
+        RemoteTarget(far.gateway(), carrier=Broken()).push(seal(), release_id=ONE)
 
 
 def test_too_little_room_names_host_path_need_and_what_is_free(far: FarHost, seal) -> None:
