@@ -4,9 +4,10 @@ Weights, gradients and AdamW's two moments are kept in float32: 16 bytes a param
 arithmetic adds a half copy of each matrix, kept until the backward pass. What a decoder layer keeps for its
 backward pass was counted tensor by tensor (`tests/trainer/core/test_memory_estimate.py` counts it again):
 per token two norms and their results, what each projection reads, queries and keys before and after their
-norms and as rotated, values, what attention returns, and four values of the gated MLP's width. Fused
-attention writes no matrix of scores. With gradient checkpointing (Chen et al. 2016, "Training Deep Nets with
-Sublinear Memory Cost") a layer keeps its input alone, and layers are computed again one after another.
+norms and as rotated, values, what attention returns, and four values of the gated MLP's width. Layers that
+are fused (`trainer/core/fused_layers.py`) keep nothing of what was before a norm. Fused attention writes no
+matrix of scores. With gradient checkpointing (Chen et al. 2016, "Training Deep Nets with Sublinear Memory
+Cost") a layer keeps its input alone, and layers are computed again one after another.
 
 Plain logits cost three float32 values an answer token and vocabulary entry: log-probabilities, the gradient
 of the loss, and that of the logits. In chunks they cost one, of a chunk's answers, and the gradient of the
@@ -66,6 +67,11 @@ class TrainingMode(Record):
     copies_state: bool = False
     cross_entropy: CrossEntropy = "auto"
     adapter: AdapterConfig | None = Field(default=None, description="full fine-tuning if left out")
+
+    @property
+    def fuses_layers(self) -> bool:
+        """Norms and rotated heads keep less; see `trainer/core/fused_layers.py`, whose condition this is."""
+        return self.device == "cpu" and self.arithmetic == "float32"
 
 
 class TrainingMemory(Record):
@@ -305,14 +311,14 @@ def _liger_chunk(num_answers: int, *, shape: ModelShape) -> int:
 def _kept_layers(shape: ModelShape, *, num_tokens: int, mode: TrainingMode) -> int:
     """What lies there when the forward pass is done, the last norm and the hidden states included."""
     layer = FULL * shape.hidden_size if mode.checkpoints_gradients else _layer(shape, mode=mode)
-    rest = FULL * (3 * shape.hidden_size + 1)
+    rest = FULL * (shape.hidden_size + 1) + _norm(shape, mode=mode)
     return num_tokens * (shape.num_layers * layer + rest)
 
 
 def _layer(shape: ModelShape, *, mode: TrainingMode) -> int:
     """Bytes a token that one decoder layer keeps for its backward pass."""
     hidden, wide = shape.hidden_size, shape.intermediate_size
-    norms = 4 * FULL * hidden + 2 * FULL
+    norms = 2 * (_norm(shape, mode=mode) + FULL)
     adapters = 0 if mode.adapter is None else kept_by_adapters(shape, adapter=mode.adapter)
     if mode.arithmetic == "float32":
         return norms + 2 * FULL * hidden + _attention(shape, mode=mode) + 4 * FULL * wide + FULL * adapters
@@ -320,12 +326,17 @@ def _layer(shape: ModelShape, *, mode: TrainingMode) -> int:
     return norms + 5 * HALF * hidden + _attention(shape, mode=mode) + 4 * HALF * wide + HALF * adapters
 
 
+def _norm(shape: ModelShape, *, mode: TrainingMode) -> int:
+    """What it normalised, and unless that is fused what it read."""
+    return (1 if mode.fuses_layers else 2) * FULL * shape.hidden_size
+
+
 def _attention(shape: ModelShape, *, mode: TrainingMode) -> int:
     """Queries, keys, values, what attention returns, and one logarithm a head."""
     queries, keys = shape.num_queries, shape.num_key_values // 2
     scalars = FULL * (2 * shape.num_heads + shape.num_key_value_heads)
     if mode.arithmetic == "float32":
-        return 4 * FULL * (queries + keys) + scalars
+        return (3 if mode.fuses_layers else 4) * FULL * (queries + keys) + scalars
     return (FULL + 3 * HALF) * (queries + keys) + scalars
 
 

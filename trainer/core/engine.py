@@ -25,6 +25,7 @@ from trainer.core.checkpoints import Checkpoint, latest_valid, prepare_directory
 from trainer.core.cross_entropy import check_available
 from trainer.core.data import TokenizedDataset, tokenize_file
 from trainer.core.exchange import Exchange, exchange_for, is_sharded
+from trainer.core.fused_layers import fuse_layers, suits_fused_layers
 from trainer.core.loss import collate
 from trainer.core.memory import named_out_of_memory
 from trainer.core.models import (
@@ -312,6 +313,8 @@ def _plan_of(inputs: _Inputs, *, hyperparameters: Hyperparameters) -> BatchPlan:
 def _prepare_model(model: Any, *, config: JobConfig, inputs: _Inputs, place: _Place) -> Exchange:
     """Make a model learn as the job has it, in place; how its gradients meet those of other processes."""
     environment, hyperparameters = config.environment, config.hyperparameters
+    if suits_fused_layers(device=place.device, dtype=inputs.dtype):
+        fuse_layers(model)
     shortest = np.array([inputs.dataset.lengths.argmin()])
     check_projection(model, batch=collate(inputs.dataset, indices=shortest, device=place.home))
     if inputs.is_packed:

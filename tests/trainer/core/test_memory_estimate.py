@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from registry.model_shapes import ModelShape
 from trainer.config.adapter import AdapterConfig
 from trainer.core.adapters import add_adapter
+from trainer.core.fused_layers import fuse_layers
 from trainer.core.models import checkpoint_gradients
 from trainer.estimate import COMPUTED_AGAIN, Arithmetic, TrainingMode, training_memory
 
@@ -58,13 +59,22 @@ def kept_bytes(model: Any, *, vocab_size: int, arithmetic: Arithmetic) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("arithmetic", "device"), [("float32", "cpu"), ("float32", "cuda"), ("bfloat16", "cuda")]
+)
 @pytest.mark.parametrize("checkpoints", [False, True])
 @pytest.mark.parametrize(
     ("hidden", "wide", "layers", "heads", "keys"), [(64, 192, 3, 8, 4), (128, 256, 2, 4, 1)]
 )
 def test_what_a_layer_keeps_is_what_autograd_keeps(
-    hidden: int, wide: int, layers: int, heads: int, keys: int, checkpoints: bool, arithmetic: Arithmetic
+    hidden: int,
+    wide: int,
+    layers: int,
+    heads: int,
+    keys: int,
+    checkpoints: bool,
+    arithmetic: Arithmetic,
+    device: Literal["cpu", "cuda"],
 ) -> None:
     shape = ModelShape(
         num_parameters=1,
@@ -77,10 +87,12 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(
         vocab_size=500,
     )
     model = build(shape)
+    if device == "cpu":
+        fuse_layers(model)
     if checkpoints:
         checkpoint_gradients(model)
     measured = kept_bytes(model, vocab_size=500, arithmetic=arithmetic)
-    mode = TrainingMode(arithmetic=arithmetic, checkpoints_gradients=checkpoints)
+    mode = TrainingMode(device=device, arithmetic=arithmetic, checkpoints_gradients=checkpoints)
     memory = training_memory(shape, num_tokens=ROWS * LENGTH, num_answers=0, mode=mode)
     predicted = memory.activations + memory.attention
     if checkpoints:  # what is computed again later is not kept here
@@ -101,9 +113,13 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(
     assert measured == pytest.approx(predicted, rel=0.03)
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("arithmetic", "device"), [("float32", "cpu"), ("float32", "cuda"), ("bfloat16", "cuda")]
+)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_what_adapters_keep_is_never_underestimated(dropout: float, arithmetic: Arithmetic) -> None:
+def test_what_adapters_keep_is_never_underestimated(
+    dropout: float, arithmetic: Arithmetic, device: Literal["cpu", "cuda"]
+) -> None:
     torch.manual_seed(0)
     shape = ModelShape(
         num_parameters=200_000,
@@ -116,15 +132,18 @@ def test_what_adapters_keep_is_never_underestimated(dropout: float, arithmetic: 
         vocab_size=500,
     )
     model, adapter = build(shape), AdapterConfig(rank=8, dropout=dropout)
+    if device == "cpu":
+        fuse_layers(model)
     add_adapter(model, settings=adapter, seed=0, dtype=getattr(torch, arithmetic))
-    mode = TrainingMode(arithmetic=arithmetic, checkpoints_gradients=False, adapter=adapter)
+    mode = TrainingMode(device=device, arithmetic=arithmetic, checkpoints_gradients=False, adapter=adapter)
     memory = training_memory(shape, num_tokens=ROWS * LENGTH, num_answers=0, mode=mode)
     predicted = memory.activations + memory.attention + memory.half_weights
     measured = kept_bytes(model, vocab_size=500, arithmetic=arithmetic)
     assert measured <= predicted <= 1.5 * measured
 
 
-def test_gradients_are_the_same_to_the_bit_with_checkpointing() -> None:
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_gradients_are_the_same_to_the_bit_with_checkpointing(is_fused: bool) -> None:
     torch.manual_seed(0)
     shape = ModelShape(
         num_parameters=1,
@@ -137,6 +156,8 @@ def test_gradients_are_the_same_to_the_bit_with_checkpointing() -> None:
         vocab_size=60,
     )
     model = build(shape)
+    if is_fused:
+        fuse_layers(model)
     ids = torch.randint(0, 60, (2, 12))
     found = []
     for _ in range(2):

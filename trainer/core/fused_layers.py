@@ -1,0 +1,159 @@
+"""Qwen3's norms and rotated heads in fewer passes over memory: the same arithmetic, gradients written out.
+
+On a CPU each pass over a layer's activations costs as much as what is computed in it. A norm of transformers
+takes some fourteen, there and back, and keeps both what it reads and what it normalised; here it takes nine
+and keeps the latter. Queries and keys are normalised and rotated in one go. Beyond rounding nothing changes.
+
+Norm: B. Zhang, R. Sennrich, "Root Mean Square Layer Normalization", 2019. Rotation: J. Su et al., "RoFormer",
+2021, in the halves that transformers pairs.
+"""
+
+# mypy: allow-untyped-calls
+# torch and transformers annotate only part of their functions.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen3.modeling_qwen3 import (
+    Qwen3Attention,
+    Qwen3RMSNorm,
+    eager_attention_forward,
+)
+
+
+def suits_fused_layers(*, device: torch.device, dtype: torch.dtype) -> bool:
+    """Where these were measured to win, and autocast changes no type between one pass and the next."""
+    return device.type == "cpu" and dtype == torch.float32
+
+
+def fuse_layers(model: nn.Module) -> None:
+    """From here on a model's norms and attentions of Qwen3 go this way; what is of another kind stays."""
+    ways: dict[type, Callable[..., Any]] = {Qwen3RMSNorm: _norm, Qwen3Attention: _attend}
+    for module in model.modules():
+        way = ways.get(type(module))
+        if way is not None:
+            vars(module)["forward"] = MethodType(way, module)
+
+
+def _norm(module: Any, hidden_states: Tensor) -> Tensor:
+    normed: Tensor = _Norm.apply(hidden_states, module.weight, module.variance_epsilon)
+    return normed
+
+
+def _attend(
+    module: Any,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """As `Qwen3Attention.forward`, which has the word where keys and values are cached."""
+    if past_key_values is not None:
+        attended: tuple[Tensor, Tensor | None] = Qwen3Attention.forward(
+            module, hidden_states, position_embeddings, attention_mask, past_key_values, **options
+        )
+        return attended
+    shape = (*hidden_states.shape[:-1], -1, module.head_dim)
+    cosine, sine = (part.unsqueeze(2) for part in position_embeddings)  # alike for all heads
+    query, key = (
+        _RotatedNorm.apply(heads.view(shape), norm.weight, norm.variance_epsilon, cosine, sine)
+        for heads, norm in (
+            (module.q_proj(hidden_states), module.q_norm),
+            (module.k_proj(hidden_states), module.k_norm),
+        )
+    )
+    value = module.v_proj(hidden_states).view(shape)
+    attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+        module.config._attn_implementation,  # where transformers' own layer looks
+        eager_attention_forward,
+    )
+    output, weights = attention(
+        module,
+        *(heads.transpose(1, 2) for heads in (query, key, value)),
+        attention_mask,
+        dropout=module.attention_dropout if module.training else 0.0,
+        scaling=module.scaling,
+        sliding_window=module.sliding_window,
+        **options,
+    )
+    return module.o_proj(output.flatten(-2).contiguous()), weights
+
+
+class _Norm(torch.autograd.Function):
+    """[..., width] and weights [width] to weights * x / sqrt(mean(x^2) + epsilon)."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        scale = _scale(states, epsilon=epsilon)
+        normed = states * scale
+        ctx.save_for_backward(normed, scale, weight)
+        return normed * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        normed, scale, weight = ctx.saved_tensors
+        return *_gradients(outer[0], ctx=ctx, normed=normed, scale=scale, weight=weight), None
+
+
+class _RotatedNorm(torch.autograd.Function):
+    """[rows, tokens, heads, width], normalised over the width as by `_Norm`, then each head rotated.
+
+    With halves a, b of a head: a cos - b sin, b cos + a sin. `cosine`, `sine` [rows or 1, tokens, 1, width].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, heads: Tensor, weight: Tensor, epsilon: float, cosine: Tensor, sine: Tensor
+    ) -> Tensor:
+        scale = _scale(heads, epsilon=epsilon)
+        normed = heads * scale
+        ctx.save_for_backward(normed, scale, weight, cosine, sine)
+        half = heads.shape[-1] // 2
+        # Weights go into the tables, which are small: one pass over the heads less.
+        rotated = normed * (cosine * weight)
+        rotated[..., :half].addcmul_(normed[..., half:], sine[..., :half] * weight[half:], value=-1)
+        rotated[..., half:].addcmul_(normed[..., :half], sine[..., half:] * weight[:half])
+        return rotated
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        normed, scale, weight, cosine, sine = ctx.saved_tensors
+        gradient, half = outer[0], normed.shape[-1] // 2
+        back = gradient * cosine
+        back[..., :half].addcmul_(gradient[..., half:], sine[..., half:])
+        back[..., half:].addcmul_(gradient[..., :half], sine[..., :half], value=-1)
+        return *_gradients(back, ctx=ctx, normed=normed, scale=scale, weight=weight), None, None, None
+
+
+def _scale(states: Tensor, *, epsilon: float) -> Tensor:
+    """1 / sqrt(mean(x^2) + epsilon) over the last dimension, which stays as 1."""
+    length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+    scale: Tensor = length.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
+    return scale
+
+
+def _gradients(
+    gradient: Tensor, *, ctx: Any, normed: Tensor, scale: Tensor, weight: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of what was normalised and of the weights, from that of the normalised and weighted states.
+
+    With n the normalised states, g their gradient times the weights, d the width: scale (g - n (n . g) / d).
+    """
+    for_states, for_weight = ctx.needs_input_grad[:2]
+    product = gradient * normed
+    of_weight = product.sum(tuple(range(product.dim() - 1))) if for_weight else None
+    if not for_states:
+        return None, of_weight
+    share = torch.matmul(product, weight).div_(len(weight)).unsqueeze(-1)
+    room = torch.mul(gradient, weight, out=product)  # which was used up
+    return room.addcmul_(normed, share, value=-1).mul_(scale), of_weight
