@@ -13,7 +13,9 @@ from workers.pipeline import announce
 @door("checkpoint.import")
 def import_checkpoint(request: CheckpointImport, context: Context) -> Checkpoint:
     """Copy a model directory, register it, and ask for its evaluation."""
-    checkpoint = imports.import_model(request, settings=context.settings, registry=context.registry)
+    checkpoint = imports.import_model(
+        request, settings=context.settings, registry=context.registry, message_id=context.message_id
+    )
     announce(context)
     return checkpoint
 

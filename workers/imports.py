@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime
 from pathlib import Path
 
 from config.settings import Settings
 from registry import handled, lineage
-from registry.ids import new_id
+from registry.ids import id_of, new_id
 from registry.manifests import Manifest
 from registry.messages import CheckpointImport, SuiteBuild
 from registry.records import Checkpoint, Dataset, Suite
@@ -19,25 +20,31 @@ from workers import intake
 LEAVE_OUT = "They were submitted for training already: leave these questions out of the suite."
 
 
-def import_model(request: CheckpointImport, *, settings: Settings, registry: Registry) -> Checkpoint:
+def import_model(
+    request: CheckpointImport, *, settings: Settings, registry: Registry, message_id: str | None = None
+) -> Checkpoint:
     """Copy and verify, then register. A base model that is registered already is given back.
 
-    `ConfigError` for a base model that is not the locked one.
+    So is what this very message brought before. `ConfigError` for a base model that is not the locked one.
     """
+    prefix = "base" if request.origin == "base" else "ckpt"
+    record_id = new_id(prefix) if message_id is None else id_of(prefix, message_id)
+    with registry.reading() as tx:
+        brought = tx.seek(Checkpoint, record_id)
+        if brought is not None:
+            return brought
+        parent_id = _parent_id(tx, request=request)
     source = intake.locate(request.path, settings=settings)
     if request.origin == "base":
         check_base_model(settings.training.locked, path=source)
-    record_id = new_id("base" if request.origin == "base" else "ckpt")
-    with registry.reading() as tx:
-        parent_id = _parent_id(tx, request=request)
     now = registry.clock()
-    into = settings.paths.base_model if request.origin == "base" else settings.paths.checkpoints / "imported"
+    root = settings.paths.base_model if request.origin == "base" else settings.paths.checkpoints / "imported"
+    into = root / record_id
+    shutil.rmtree(into, ignore_errors=True)  # of a worker that was killed before it could register it
     manifest = intake.take_model(
-        source, into=into / record_id, manifest_fields={"parent_checkpoint_id": parent_id}, now=now
+        source, into=into, manifest_fields={"parent_checkpoint_id": parent_id}, now=now
     )
-    record = _record(
-        request, record_id=record_id, path=into / record_id, manifest=manifest, parent_id=parent_id, now=now
-    )
+    record = _record(request, record_id=record_id, path=into, manifest=manifest, parent_id=parent_id, now=now)
     with registry.transaction() as tx:
         known = tx.find(Checkpoint, weights_sha256=manifest.weights_sha256, origin="base")
         if request.origin == "base" and known:

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from config.settings import Settings, load_settings
 from registry.errors import DatasetError
+from registry.manifests import verify
 from registry.messages import CheckpointImport, SuiteBuild
 from registry.records import Checkpoint, Dataset, Suite
 from registry.store import Registry
@@ -113,3 +114,34 @@ def test_a_base_model_that_is_not_the_locked_one_is_not_taken_in(
     # What is no base is bound by what it descends from, when it is trained.
     later = import_model(CheckpointImport(path=str(other)), settings=locked, registry=registry)
     assert later.parent_checkpoint_id == taken.id
+
+
+def test_a_model_whose_message_comes_again_is_one_candidate(settings: Settings, registry: Registry) -> None:
+    source = model(settings.paths.inbox / "tuned")
+    import_model(CheckpointImport(path=str(source), origin="base"), settings=settings, registry=registry)
+    request = CheckpointImport(path=str(source), origin="imported")
+
+    def bring(message_id: str) -> str:
+        return import_model(request, settings=settings, registry=registry, message_id=message_id).id
+
+    first = bring("m-1")
+    assert [bring("m-1") for _ in range(3)] == [first] * 3
+    assert bring("m-2") != first
+    with registry.reading() as tx:
+        assert len(tx.find(Checkpoint, origin="imported")) == 2
+    assert len(list((settings.paths.checkpoints / "imported").iterdir())) == 2
+
+
+def test_a_model_that_was_copied_and_not_registered_is_taken_anew(
+    settings: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = model(settings.paths.inbox / "tuned")
+    import_model(CheckpointImport(path=str(source), origin="base"), settings=settings, registry=registry)
+    request = CheckpointImport(path=str(source), origin="imported")
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.imports._record", lambda *_, **__: 1 / 0)  # dies after the copy
+        with pytest.raises(ZeroDivisionError):
+            import_model(request, settings=settings, registry=registry, message_id="m-1")
+    taken = import_model(request, settings=settings, registry=registry, message_id="m-1")
+    assert verify(Path(taken.path), with_state=False).weights_sha256 == taken.weights_sha256
+    assert [path.name for path in (settings.paths.checkpoints / "imported").iterdir()] == [taken.id]
