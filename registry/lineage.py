@@ -60,6 +60,11 @@ def newest_ranking(tx: Transaction, *, suite_id: str) -> Ranking | None:
     return found[0] if found else None
 
 
+def is_of_served(ranking: Ranking, *, active: Deployment | None) -> bool:
+    """True where it was made while this was served: what is served keeps first place against a like one."""
+    return ranking.served_checkpoint_id == (active.checkpoint_id if active else None)
+
+
 def answered_evaluation(tx: Transaction, *, checkpoint_id: str, suite_id: str) -> Evaluation | None:
     """A checkpoint's answered evaluation on a suite, the newest if there are several."""
     found = tx.find(

@@ -350,6 +350,8 @@ def _deployment(tx: Transaction, *, suite: Suite) -> Iterator[Message]:
     best, active = ranking.entries[0].checkpoint_id, lineage.active_deployment(tx)
     if active is not None and active.checkpoint_id == best:
         return
+    if not lineage.is_of_served(ranking, active=active):
+        return  # another was deployed since, by name or by going back: it is ranked anew first
     if active is not None and lineage.is_awaited(tx, checkpoint_id=active.checkpoint_id, suite_id=suite.id):
         return  # the suite is new: what is served is not in this ranking yet, and may be the best of it
     if lineage.is_withdrawn(tx, checkpoint_id=best):

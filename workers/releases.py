@@ -16,7 +16,7 @@ from deploy.plan import check_return, choose, plan
 from deploy.target import NO_FILES, ExtraFiles, LocalTarget, ReleaseTarget
 from registry import handled, lineage
 from registry.calibrations import confidence_files
-from registry.records import Checkpoint, Deployment, Lease, Suite
+from registry.records import Checkpoint, Deployment, Lease, Ranking, Suite
 from registry.states import DeploymentState
 from registry.store import Registry, Transaction
 from workers import calibrations
@@ -215,6 +215,7 @@ class Releases:
                 )
             checkpoint = tx.get(Checkpoint, wish)
             if requested_checkpoint_id is None:
+                _refuse_outdated(ranking, wish=wish, active=active)
                 _refuse_unmeasured(tx, wish=wish, active=active, suite=suite)
             reason = "best-ranked" if requested_checkpoint_id is None else "asked for by name"
             planned = plan(
@@ -291,6 +292,18 @@ def _wanted(tx: Transaction, *, release_id: str | None, active: Deployment | Non
     if not older:
         raise DeployError("There is no release before the one that is served.")
     return older[0]
+
+
+def _refuse_outdated(ranking: Ranking | None, *, wish: str, active: Deployment | None) -> None:
+    """First place depends on what is served: it stays unless another is better beyond chance."""
+    if active is not None and active.checkpoint_id == wish:
+        return
+    if ranking is not None and not lineage.is_of_served(ranking, active=active):
+        then, now = ranking.served_checkpoint_id, active and active.checkpoint_id
+        raise NotDeployable(
+            f"{ranking.id} was made when {then or 'nothing'} was served, not {now or 'nothing'}.",
+            remedy="Wait for the next ranking, or name a checkpoint: `tandem deploy now CHECKPOINT`.",
+        )
 
 
 def _refuse_unmeasured(tx: Transaction, *, wish: str, active: Deployment | None, suite: Suite | None) -> None:

@@ -510,9 +510,25 @@ def test_nothing_takes_the_served_place_while_what_is_served_is_not_evaluated_on
     answer(registry, asked[base.id])
     ask(registry, settings)
     with registry.transaction() as tx:
-        tx.add(make_ranking(base.id, suite_id="suite-2"), actor="test")
+        tx.add(make_ranking(base.id, suite_id="suite-2", served_checkpoint_id=served), actor="test")
     assert "deployment.sync_best" not in {found.task for found in ask(registry, settings)}
     answer(registry, asked[served], problem="it broke")
+    assert "deployment.sync_best" in {found.task for found in ask(registry, settings)}
+
+
+def test_a_ranking_made_when_another_was_served_is_made_anew_before_anything_is_deployed(
+    registry: Registry, settings: Settings, base: Checkpoint, served: str
+) -> None:
+    asked = change_suite(registry, settings)
+    for name, changes in ((base.id, {}), (served, {"problem": "it broke"})):
+        answer(registry, asked[name], **changes)
+    ask(registry, settings)
+    with registry.transaction() as tx:
+        tx.add(make_ranking(base.id, suite_id="suite-2"), actor="test")
+    assert "deployment.sync_best" not in {found.task for found in ask(registry, settings)}
+    with registry.transaction() as tx:
+        again = {"id": "rank-2", "made_at": tx.now + timedelta(seconds=1), "served_checkpoint_id": served}
+        tx.add(make_ranking(base.id, suite_id="suite-2", **again), actor="test")
     assert "deployment.sync_best" in {found.task for found in ask(registry, settings)}
 
 

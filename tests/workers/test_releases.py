@@ -31,6 +31,8 @@ from registry.testing import (
 from workers.releases import RESOURCE, Releases, open_serving_host
 from workers.testing_evaluations import add_evaluated, right_on
 
+LATER = {"id": "rank-2", "evidence_sha256": "1" * 64, "made_at": START + timedelta(seconds=1)}
+
 
 @pytest.fixture
 def releases(registry: Registry, settings: Settings) -> Releases:
@@ -46,7 +48,7 @@ def releases(registry: Registry, settings: Settings) -> Releases:
         tx.update(make_suite(), is_active=False)
         tx.add(make_suite(id="suite-2", content_sha256="2" * 64), actor="test")
         tx.add(make_evaluation(id="asked", checkpoint_id="served", suite_id="suite-2"), actor="test")
-        tx.add(make_ranking("best", suite_id="suite-2"), actor="test")
+        tx.add(make_ranking("best", suite_id="suite-2", served_checkpoint_id="served"), actor="test")
         lease = leases.acquire(tx, resource=RESOURCE, holder="test", seconds=60)
     assert lease is not None
     target = FakeTarget()
@@ -163,7 +165,7 @@ def test_what_was_killed_after_the_flip_became_active(desk: Desk) -> None:
     desk.add(old(), new(DeploymentState.VERIFIED))
     desk.target.activate(NEW)
     desk.door.release_id = NEW
-    with pytest.raises(NotDeployable, match="served has no calibration yet"):
+    with pytest.raises(NotDeployable, match="rank-1 was made when nothing was served, not best"):
         desk.sync()
     with desk.registry.reading() as tx:
         ended = tx.get(Deployment, OLD), tx.get(Deployment, NEW)
@@ -202,13 +204,22 @@ def test_a_server_that_does_not_serve_what_is_current_is_mended_where_nothing_is
 def test_it_is_mended_also_where_the_best_may_not_be_deployed(desk: Desk) -> None:
     desk.add(old(), new(DeploymentState.VERIFIED))
     with desk.registry.transaction() as tx:
-        later = {"id": "rank-2", "evidence_sha256": "1" * 64, "made_at": START + timedelta(seconds=1)}
-        tx.add(make_ranking("best", "served", **later), actor="test")
+        tx.add(make_ranking("best", "served", served_checkpoint_id="served", **LATER), actor="test")
     another(desk)
     with pytest.raises(NotDeployable, match="best has no calibration yet"):
         desk.sync()
     assert desk.door.release_id == OLD
     assert desk.states()[NEW] == "failed"
+
+
+def test_a_ranking_from_before_what_is_served_takes_nothing_back(desk: Desk) -> None:
+    """Deployed by name a moment ago: the ranking held it against what was served then."""
+    desk.add(old())
+    with desk.registry.transaction() as tx:
+        tx.add(make_ranking("best", "served", served_checkpoint_id="best", **LATER), actor="test")
+    with pytest.raises(NotDeployable, match="rank-2 was made when best was served, not served"):
+        desk.sync()
+    assert desk.states() == {OLD: "active"}
 
 
 def test_a_server_that_is_down_hinders_no_one_from_saying_what_is_served(desk: Desk) -> None:
