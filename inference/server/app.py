@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from inference.errors import RequestRefused
+from inference.server.asking import STREAMED_RESPONSES
 from inference.server.backend import Backend
 from inference.server.chat import ChatHandler
 from inference.server.completion_protocol import CompletionRequest, GenerateRequest
@@ -133,11 +134,11 @@ def _read_routes(
     chat = ChatHandler(engine, config=config, clock=clock)
     texts = CompletionHandler(engine, config=config, clock=clock)
 
-    @router.post("/v1/chat/completions", response_model=None)
+    @router.post("/v1/chat/completions", response_model=None, responses=dict(STREAMED_RESPONSES))
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         return await chat.answer(body, request)
 
-    @router.post("/v1/completions", response_model=None)
+    @router.post("/v1/completions", response_model=None, responses=dict(STREAMED_RESPONSES))
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await texts.complete(body, request)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -23,6 +23,11 @@ from registry.serving import RELEASE_HEADER
 logger = logging.getLogger(__name__)
 Pieces = AsyncGenerator[StreamPiece]
 DISCONNECT_SECONDS = 0.2
+EVENTS = "text/event-stream"
+# For the schema: what a client gets that asks for a stream.
+STREAMED_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "One object; with `stream`, its pieces as events.", "content": {EVENTS: {}}}
+}
 
 
 class StreamForm(Protocol):
@@ -92,7 +97,7 @@ async def streamed(
     first = await anext(pieces)
     events = _events(_chained(first, pieces), pieces=pieces, form=form, wants_usage=wants_usage)
     headers = headers_of(release) | {"Cache-Control": "no-cache"}
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    return StreamingResponse(events, media_type=EVENTS, headers=headers)
 
 
 async def _chained(first: StreamPiece, rest: Pieces) -> AsyncIterator[StreamPiece]:

@@ -70,6 +70,12 @@ def test_a_stream_tells_the_same_reply_in_events(client: TestClient) -> None:
     assert done == "[DONE]"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_the_schema_says_that_an_answer_may_be_a_stream(client: TestClient, path: str) -> None:
+    answers = client.get("/openapi.json").json()["paths"][path]["post"]["responses"]
+    assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
+
+
 def test_a_seed_repeats_a_sampled_reply(client: TestClient) -> None:
     first, second = (chat(client, temperature=1.5, seed=3).json()["choices"] for _ in range(2))
     assert first == second
