@@ -46,11 +46,14 @@ def import_model(
     )
     record = _record(request, record_id=record_id, path=into, manifest=manifest, parent_id=parent_id, now=now)
     with registry.transaction() as tx:
-        known = tx.find(Checkpoint, weights_sha256=manifest.weights_sha256, origin="base")
-        if request.origin == "base" and known:
-            return known[0]
-        tx.add(record, actor="control", reason=request.note or f"{request.origin} from {source}")
-    return record
+        bases = tx.find(Checkpoint, weights_sha256=manifest.weights_sha256, origin="base")
+        known = bases if request.origin == "base" else []
+        if not known:
+            tx.add(record, actor="control", reason=request.note or f"{request.origin} from {source}")
+    if not known:
+        return record
+    shutil.rmtree(into, ignore_errors=True)  # nobody would ever name this copy
+    return known[0]
 
 
 def import_suite(

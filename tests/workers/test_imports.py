@@ -132,6 +132,16 @@ def test_a_model_whose_message_comes_again_is_one_candidate(settings: Settings, 
     assert len(list((settings.paths.checkpoints / "imported").iterdir())) == 2
 
 
+def test_a_base_model_that_is_brought_again_is_the_one_that_stands(
+    settings: Settings, registry: Registry
+) -> None:
+    source = model(settings.paths.inbox / "base")
+    request = CheckpointImport(path=str(source), origin="base")
+    first, again = (import_model(request, settings=settings, registry=registry) for _ in range(2))
+    assert again == first
+    assert [path.name for path in settings.paths.base_model.iterdir()] == [first.id]
+
+
 def test_a_model_that_was_copied_and_not_registered_is_taken_anew(
     settings: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
