@@ -34,6 +34,7 @@ from registry.records import Record
 from trainer.adapter_sizes import adapted_values, adapter_values, kept_by_adapters
 from trainer.config.adapter import AdapterConfig
 from trainer.cross_entropy import CrossEntropy, answers_per_chunk, is_chunked
+from trainer.layers import fuses_layers
 
 Arithmetic = Literal["float32", "bfloat16"]
 Part = tuple[int, int]  # bytes, and those of one of the blocks that they are made of
@@ -70,8 +71,8 @@ class TrainingMode(Record):
 
     @property
     def fuses_layers(self) -> bool:
-        """Norms and rotated heads keep less; see `trainer/core/fused_layers.py`, whose condition this is."""
-        return self.device == "cpu" and self.arithmetic == "float32"
+        """Norms and rotated heads keep less; see `trainer/core/fused_layers.py`."""
+        return fuses_layers(device=self.device, arithmetic=self.arithmetic)
 
 
 class TrainingMemory(Record):

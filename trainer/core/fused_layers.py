@@ -27,10 +27,12 @@ from transformers.models.qwen3.modeling_qwen3 import (
     eager_attention_forward,
 )
 
+from trainer.layers import fuses_layers
+
 
 def suits_fused_layers(*, device: torch.device, dtype: torch.dtype) -> bool:
-    """Where these were measured to win, and autocast changes no type between one pass and the next."""
-    return device.type == "cpu" and dtype == torch.float32
+    """As the estimate of a run's memory has it."""
+    return fuses_layers(device=device.type, arithmetic=str(dtype).removeprefix("torch."))
 
 
 def fuse_layers(model: nn.Module) -> None:
