@@ -39,7 +39,8 @@ PROMPT_CHARACTERS = 8
 class Point(BaseModel):
     """A model and a part of a batch, which is the whole batch unless a step is `split` in two.
 
-    With `overlap` a checkpoint is copied and written beside each step but the first.
+    With `overlap` a checkpoint is copied and written beside each step but the first. `prompt` characters come
+    before the `length` that are learnt.
     """
 
     hidden: int
@@ -51,11 +52,13 @@ class Point(BaseModel):
     checkpoints: bool = False
     split: bool = False
     overlap: bool = False
+    prompt: int = PROMPT_CHARACTERS
 
     @property
     def kind(self) -> str:
         """What else is done, in words."""
         said = {"checkpointed": self.checkpoints, "split in two": self.split, "checkpoints": self.overlap}
+        said[f"{self.prompt} before"] = self.prompt != PROMPT_CHARACTERS
         return ", ".join(word for word, is_so in said.items() if is_so)
 
 
@@ -63,6 +66,7 @@ CHECKPOINTED: dict[str, Any] = {"checkpoints": True}
 HALF: dict[str, Any] = {"arithmetic": "bfloat16"}
 SPLIT: dict[str, Any] = {"split": True}
 OVERLAPPED: dict[str, Any] = {"overlap": True}
+PROMPTED: dict[str, Any] = {"prompt": 384}
 GRID = [
     Point(hidden=hidden, layers=layers, vocabulary=vocabulary, rows=rows, length=length, **mode)
     for hidden, layers, vocabulary, rows, length, mode in (
@@ -80,6 +84,8 @@ GRID = [
         (64, 2, 151_936, 4, 128, SPLIT),
         (320, 6, 20_000, 6, 128, OVERLAPPED),
         (128, 4, 151_936, 2, 128, {**CHECKPOINTED, **OVERLAPPED}),
+        (192, 3, 2_000, 4, 128, PROMPTED),
+        (320, 6, 20_000, 2, 128, PROMPTED),
     )
 ]
 WARM_UP = {"hidden": 64, "layers": 1, "vocabulary": 200, "rows": 1, "length": 16}
@@ -147,7 +153,7 @@ def _train(job: JobConfig) -> None:
 
 def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemory]:
     build(directory / "model", point=point)
-    row = {"prompt": "a" * PROMPT_CHARACTERS, "completion": "b" * point.length}
+    row = {"prompt": "a" * point.prompt, "completion": "b" * point.length}
     rows_of_step = point.rows * (2 if point.split else 1)
     (directory / "rows.jsonl").write_text((json.dumps(row) + "\n") * rows_of_step * NUM_STEPS)
     length, num_answers = _lengths(directory)

@@ -5,9 +5,10 @@ arithmetic adds a half copy of each matrix, kept until the backward pass. What a
 backward pass was counted tensor by tensor (`tests/trainer/core/test_memory_estimate.py` counts it again):
 per token two norms and their results, what each projection reads, queries and keys before and after their
 norms and as rotated, values, what attention returns, and four values of the gated MLP's width. Layers that
-are fused (`trainer/core/fused_layers.py`) keep nothing of what was before a norm. Fused attention writes no
-matrix of scores. With gradient checkpointing (Chen et al. 2016, "Training Deep Nets with Sublinear Memory
-Cost") a layer keeps its input alone, and layers are computed again one after another.
+are fused (`trainer/core/fused_layers.py`) keep nothing of what was before a norm; the last of them keeps of
+answers alone what lies behind its attention. Fused attention writes no matrix of scores. With gradient
+checkpointing (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost") a layer keeps its input
+alone, and layers are computed again one after another.
 
 Plain logits cost three float32 values an answer token and vocabulary entry: log-probabilities, the gradient
 of the loss, and that of the logits. In chunks they cost one, of a chunk's answers, and the gradient of the
@@ -101,11 +102,11 @@ def training_memory(
     """
     num_answers = num_tokens if num_answers is None else num_answers
     weights, trained = _weights(shape, mode=mode), _of_trained(shape, times=1, mode=mode)
-    kept = _kept_layers(shape, num_tokens=num_tokens, mode=mode)
+    kept = _kept_layers(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
     again = COMPUTED_AGAIN * _layer(shape, mode=mode) * num_tokens if mode.checkpoints_gradients else 0
     attention = _attention(shape, mode=mode) * num_tokens
     attention *= COMPUTED_AGAIN if mode.checkpoints_gradients else shape.num_layers
-    backward = _backward(shape, mode=mode) * num_tokens
+    backward = _backward(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
     loss = _loss(shape, num_answers=num_answers, mode=mode)
     moments = _moments(
         shape, num_tokens=num_tokens, kept=kept, again=again, backward=backward, loss=loss, mode=mode
@@ -309,11 +310,20 @@ def _liger_chunk(num_answers: int, *, shape: ModelShape) -> int:
     return min(num_answers, 1 << (max(1, -(-num_answers // factor)) - 1).bit_length())
 
 
-def _kept_layers(shape: ModelShape, *, num_tokens: int, mode: TrainingMode) -> int:
-    """What lies there when the forward pass is done, the last norm and the hidden states included."""
-    layer = FULL * shape.hidden_size if mode.checkpoints_gradients else _layer(shape, mode=mode)
-    rest = FULL * (shape.hidden_size + 1) + _norm(shape, mode=mode)
-    return num_tokens * (shape.num_layers * layer + rest)
+def _kept_layers(shape: ModelShape, *, num_tokens: int, num_answers: int, mode: TrainingMode) -> int:
+    """What lies there when the forward pass is done, the last norm included.
+
+    So are the last hidden states, but where these are of answers alone, which the loss counts.
+    """
+    layer, last_norm = _layer(shape, mode=mode), _norm(shape, mode=mode) + FULL
+    if mode.checkpoints_gradients:
+        layer = FULL * shape.hidden_size
+    if not mode.fuses_layers:
+        return num_tokens * (shape.num_layers * layer + last_norm + FULL * shape.hidden_size)
+    last = num_tokens * layer
+    if not mode.checkpoints_gradients:
+        last = _last_layer(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
+    return num_tokens * (shape.num_layers - 1) * layer + last + num_answers * last_norm
 
 
 def _layer(shape: ModelShape, *, mode: TrainingMode) -> int:
@@ -325,6 +335,13 @@ def _layer(shape: ModelShape, *, mode: TrainingMode) -> int:
         return norms + 2 * FULL * hidden + _attention(shape, mode=mode) + 4 * FULL * wide + FULL * adapters
     # Each of five projections reads a half copy of its own.
     return norms + 5 * HALF * hidden + _attention(shape, mode=mode) + 4 * HALF * wide + HALF * adapters
+
+
+def _last_layer(shape: ModelShape, *, num_tokens: int, num_answers: int, mode: TrainingMode) -> int:
+    """Bytes of one that is fused: of answers its second norm, its MLP, and what attention gave them."""
+    behind = _norm(shape, mode=mode) + FULL * (1 + shape.hidden_size + 4 * shape.intermediate_size)
+    picked = behind + FULL * shape.num_queries
+    return num_tokens * (_layer(shape, mode=mode) - behind) + num_answers * picked
 
 
 def _norm(shape: ModelShape, *, mode: TrainingMode) -> int:
@@ -341,8 +358,20 @@ def _attention(shape: ModelShape, *, mode: TrainingMode) -> int:
     return (FULL + 3 * HALF) * (queries + keys) + scalars
 
 
-def _backward(shape: ModelShape, *, mode: TrainingMode) -> int:
-    """Bytes a token of the gradients in the MLP, the widest place, while a layer goes backward."""
+def _backward(shape: ModelShape, *, num_tokens: int, num_answers: int, mode: TrainingMode) -> int:
+    """Bytes beside what is kept of the gradients in the MLP, the widest place, while a layer goes backward.
+
+    Where the last layer's are of answers alone, those of the one before it, when what the last kept is gone.
+    """
+    whole = num_tokens * _mlp_gradients(shape, mode=mode)
+    if not mode.fuses_layers or mode.checkpoints_gradients:
+        return whole
+    last = _last_layer(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
+    return max(num_answers * _mlp_gradients(shape, mode=mode), whole - last)
+
+
+def _mlp_gradients(shape: ModelShape, *, mode: TrainingMode) -> int:
+    """Bytes a token."""
     hidden, wide = shape.hidden_size, shape.intermediate_size
     if mode.arithmetic == "bfloat16" and mode.device == "cuda":
         return 3 * HALF * wide + 2 * FULL * hidden

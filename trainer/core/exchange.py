@@ -145,9 +145,11 @@ class Shards:
 
 
 def layers_of(model: Any) -> list[nn.Module]:
-    """A transformers model's decoder layers, by the classes that it says must not be split."""
+    """A transformers model's decoder layers: of classes that it says must not be split, or their kinds."""
     names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
+    return [
+        module for module in model.modules() if any(kind.__name__ in names for kind in type(module).__mro__)
+    ]
 
 
 def exchange_for(model: Any, *, parallel: Parallel, team: Team, device: torch.device) -> Exchange:

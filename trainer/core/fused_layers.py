@@ -2,7 +2,8 @@
 
 On a CPU each pass over a layer's activations costs as much as what is computed in it. A norm of transformers
 takes some fourteen, there and back, and keeps both what it reads and what it normalised; here it takes nine
-and keeps the latter. Queries and keys are normalised and rotated in one go. Beyond rounding nothing changes.
+and keeps the latter. Queries and keys are normalised and rotated in one go. Behind its attention the last
+layer computes what is asked for alone: nothing else of it is read. Beyond rounding nothing changes.
 
 Norm: B. Zhang, R. Sennrich, "Root Mean Square Layer Normalization", 2019. Rotation: J. Su et al., "RoFormer",
 2021, in the halves that transformers pairs.
@@ -23,11 +24,15 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3.modeling_qwen3 import (
     Qwen3Attention,
+    Qwen3DecoderLayer,
+    Qwen3Model,
     Qwen3RMSNorm,
     eager_attention_forward,
 )
 
 from trainer.layers import fuses_layers
+
+PICKS = "picks_places"
 
 
 def suits_fused_layers(*, device: torch.device, dtype: torch.dtype) -> bool:
@@ -36,12 +41,24 @@ def suits_fused_layers(*, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def fuse_layers(model: nn.Module) -> None:
-    """From here on a model's norms and attentions of Qwen3 go this way; what is of another kind stays."""
+    """From here on a model's norms and attentions of Qwen3 go this way; what is of another kind stays.
+
+    Qwen3's decoder then takes `places` as well, int64 [places] of the flattened input, and gives the last
+    hidden states [places, hidden size] of those alone: see `picks_places`.
+    """
     ways: dict[type, Callable[..., Any]] = {Qwen3RMSNorm: _norm, Qwen3Attention: _attend}
     for module in model.modules():
         way = ways.get(type(module))
         if way is not None:
             vars(module)["forward"] = MethodType(way, module)
+        if type(module) is Qwen3Model:
+            module.layers[-1].__class__ = _LastLayer
+            vars(module)[PICKS] = True
+
+
+def picks_places(decoder: nn.Module) -> bool:
+    """True where a decoder takes `places`."""
+    return bool(vars(decoder).get(PICKS))
 
 
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
@@ -55,9 +72,13 @@ def _attend(
     position_embeddings: tuple[Tensor, Tensor],
     attention_mask: Tensor | None = None,
     past_key_values: Any = None,
+    picked: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """As `Qwen3Attention.forward`, which has the word where keys and values are cached."""
+    """As `Qwen3Attention.forward`, which has the word where keys and values are cached.
+
+    With `picked` [places, hidden size] for those places alone.
+    """
     if past_key_values is not None:
         attended: tuple[Tensor, Tensor | None] = Qwen3Attention.forward(
             module, hidden_states, position_embeddings, attention_mask, past_key_values, **options
@@ -86,7 +107,28 @@ def _attend(
         sliding_window=module.sliding_window,
         **options,
     )
-    return module.o_proj(output.flatten(-2).contiguous()), weights
+    output = output.flatten(-2).contiguous()
+    if picked is not None:
+        output = output.flatten(0, 1).index_select(0, picked)
+    return module.o_proj(output), weights
+
+
+class _LastLayer(Qwen3DecoderLayer):
+    """Takes `places` as well, and gives [places, hidden size] of those alone.
+
+    A class, since what recomputes a layer for its backward pass holds on to the class's `forward`.
+    """
+
+    def forward(self, hidden_states: Tensor, *, places: Tensor | None = None, **options: Any) -> Tensor:  # type: ignore[override]
+        if places is None:
+            whole: Tensor = super().forward(hidden_states, **options)
+            return whole
+        attended, _ = self.self_attn(
+            hidden_states=self.input_layernorm(hidden_states), picked=places, **options
+        )
+        states: Tensor = hidden_states.flatten(0, 1).index_select(0, places) + attended
+        ended: Tensor = states + self.mlp(self.post_attention_layernorm(states))
+        return ended
 
 
 class _Norm(torch.autograd.Function):

@@ -21,6 +21,7 @@ from torch.nn import functional
 from trainer.core.batching import Indices
 from trainer.core.cross_entropy import FIELD, chunked_cross_entropy, fusible_weight, liger_cross_entropy
 from trainer.core.data import TokenizedDataset
+from trainer.core.fused_layers import picks_places
 from trainer.core.packed_attention import Segments
 from trainer.cross_entropy import CrossEntropy, is_chunked
 from trainer.errors import ConfigError
@@ -108,8 +109,11 @@ def answer_logits(model: Any, *, batch: Batch) -> Tensor:
 
 def _answer_states(model: Any, *, batch: Batch) -> Tensor:
     """[answers, hidden size]: the last hidden states where an answer token follows."""
-    output = model.base_model(input_ids=batch.input_ids, use_cache=False, **batch.options)
-    hidden: Tensor = output.last_hidden_state
+    decoder, asked = model.base_model, {"input_ids": batch.input_ids, "use_cache": False, **batch.options}
+    if picks_places(decoder):
+        picked: Tensor = decoder(**asked, places=batch.positions).last_hidden_state
+        return picked
+    hidden: Tensor = decoder(**asked).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, batch.positions)
 
 

@@ -19,7 +19,7 @@ from trainer.core.models import checkpoint_gradients
 from trainer.estimate import COMPUTED_AGAIN, Arithmetic, TrainingMode, training_memory
 
 ROOT = Path(__file__).parents[3]
-ROWS, LENGTH = 4, 96
+ROWS, LENGTH, NUM_ANSWERS = 4, 96, 130
 
 
 def build(shape: ModelShape) -> Any:
@@ -36,9 +36,12 @@ def build(shape: ModelShape) -> Any:
     return Qwen3ForCausalLM(config).train()
 
 
-def kept_bytes(model: Any, *, vocab_size: int, arithmetic: Arithmetic) -> int:
-    """Of the storages that the forward pass keeps for the backward pass, weights left out."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+def kept_bytes(
+    model: Any, *, vocab_size: int, arithmetic: Arithmetic, places: torch.Tensor | None = None
+) -> int:
+    """Of the storages that the forward pass keeps for the backward pass, weights and `places` left out."""
+    own = [*model.parameters(), *([] if places is None else [places])]
+    weights = {tensor.untyped_storage().data_ptr() for tensor in own}
     kept: dict[int, int] = {}
     alive: list[torch.Tensor] = []
 
@@ -55,7 +58,8 @@ def kept_bytes(model: Any, *, vocab_size: int, arithmetic: Arithmetic) -> int:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_half),
     ):
-        keep(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        options = {} if places is None else {"places": places}
+        keep(model.base_model(input_ids=ids, use_cache=False, **options).last_hidden_state)
     return sum(kept.values())
 
 
@@ -91,19 +95,25 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(
         fuse_layers(model)
     if checkpoints:
         checkpoint_gradients(model)
-    measured = kept_bytes(model, vocab_size=500, arithmetic=arithmetic)
     mode = TrainingMode(device=device, arithmetic=arithmetic, checkpoints_gradients=checkpoints)
-    memory = training_memory(shape, num_tokens=ROWS * LENGTH, num_answers=0, mode=mode)
+    # Hidden states of answers alone, where the last layer gives no others, are counted with the loss.
+    num_answers = NUM_ANSWERS if mode.fuses_layers else 0
+    places = torch.randperm(ROWS * LENGTH)[:num_answers].sort().values if num_answers else None
+    measured = kept_bytes(model, vocab_size=500, arithmetic=arithmetic, places=places)
+    measured -= 4 * hidden * num_answers
+    memory = training_memory(shape, num_tokens=ROWS * LENGTH, num_answers=num_answers, mode=mode)
     predicted = memory.activations + memory.attention
     if checkpoints:  # what is computed again later is not kept here
         once = training_memory(
             shape.changed(num_layers=1),
             num_tokens=ROWS * LENGTH,
+            num_answers=ROWS * LENGTH,
             mode=mode.changed(checkpoints_gradients=False),
         )
         twice = training_memory(
             shape.changed(num_layers=2),
             num_tokens=ROWS * LENGTH,
+            num_answers=ROWS * LENGTH,
             mode=mode.changed(checkpoints_gradients=False),
         )
         layer = twice.activations + twice.attention - once.activations - once.attention
@@ -136,7 +146,8 @@ def test_what_adapters_keep_is_never_underestimated(
         fuse_layers(model)
     add_adapter(model, settings=adapter, seed=0, dtype=getattr(torch, arithmetic))
     mode = TrainingMode(device=device, arithmetic=arithmetic, checkpoints_gradients=False, adapter=adapter)
-    memory = training_memory(shape, num_tokens=ROWS * LENGTH, num_answers=0, mode=mode)
+    num_answers = ROWS * LENGTH if mode.fuses_layers else 0
+    memory = training_memory(shape, num_tokens=ROWS * LENGTH, num_answers=num_answers, mode=mode)
     predicted = memory.activations + memory.attention + memory.half_weights
     measured = kept_bytes(model, vocab_size=500, arithmetic=arithmetic)
     assert measured <= predicted <= 1.5 * measured
