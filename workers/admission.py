@@ -116,15 +116,16 @@ def _training_need(context: Context, seen: Seen) -> Need:
         log.warning("%s: its memory is not estimated: %s", job.id, error)
         return Need(role="training", subject=job.id, num_bytes=0, least_bytes=0)
     hyperparameters, training = read_pinned(job.hyperparameters).hyperparameters, context.settings.training
-    # Several processes take a share of each batch, so each card of as many.
+    # Several processes take a share of each batch: each on a card of its own, or all on one CPU.
     tokens = max(1, hyperparameters.tokens_per_batch // training.num_processes)
     mode = training_mode(training, kind=kind_of(training.device))
     mode = mode.changed(adapter=hyperparameters.adapter)
+    num_here = training.num_processes if mode.device == "cpu" else 1
     return Need(
         role="training",
         subject=job.id,
-        num_bytes=training_bytes(shape, tokens_per_batch=tokens, mode=mode),
-        least_bytes=smallest_training_bytes(shape, mode=mode),
+        num_bytes=num_here * training_bytes(shape, tokens_per_batch=tokens, mode=mode),
+        least_bytes=num_here * smallest_training_bytes(shape, mode=mode),
     )
 
 

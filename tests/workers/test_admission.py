@@ -9,16 +9,29 @@ import pytest
 from config.settings import Settings, load_settings
 from registry import hosts
 from registry.messages import ArtifactReference, EvaluationRequest
+from registry.model_shapes import ModelShape
 from registry.records import Event, GenerationSettings
 from registry.store import Registry
 from registry.testing import SHA, add_queued_job, make_checkpoint
 from workers import admission
+from workers.admission import Kind
 from workers.app import app
 from workers.context import Context
 from workers.devices import DeviceProcess
+from workers.guard import Need
 from workers.runner import claim
 from workers.testing import FakeDevice
 
+SHAPE = ModelShape(
+    num_parameters=1_000_000,
+    hidden_size=64,
+    intermediate_size=192,
+    num_layers=2,
+    num_heads=2,
+    num_key_value_heads=1,
+    head_size=32,
+    vocab_size=1000,
+)
 FULL = 10**15  # bytes: more than any machine has
 
 
@@ -140,6 +153,28 @@ def test_all_cards_of_a_job_are_held_and_one_that_is_busy_makes_it_wait(
         locks = {path.name: path.read_text() for path in (home / "run" / "devices").iterdir()}
         assert sorted(locks) == ["gpu-0.lock", "gpu-1.lock"]
         assert all('"subject":"job-aaaaaa"' in text for text in locks.values())
+
+
+@pytest.mark.parametrize(("kind", "num_shares"), [("cpu", 2), ("cuda", 1)])
+def test_a_device_must_have_room_for_every_process_that_is_on_it(
+    registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, num_shares: int
+) -> None:
+    asked: list[Need] = []
+    monkeypatch.setattr(admission, "read_shape", lambda _path: SHAPE)
+    monkeypatch.setattr(admission, "kind_of", lambda _device: kind)
+    monkeypatch.setattr(admission, "_hold", lambda *_args, need, devices: asked.append(need))
+    with registry.transaction() as tx:
+        add_queued_job(tx)
+    for num_processes in (1, 2):
+        training = {"device": "cpu", "num_processes": num_processes, "overlap_writing": "off"}
+        settings = load_settings(home=home, training=training)
+        context = Context(settings=settings, registry=registry, celery=app)
+        with admission.to_train(context) as seen:
+            assert seen is not None
+    alone, together = asked
+    assert together.least_bytes == num_shares * alone.least_bytes > 0
+    # Each has half of the batch, but weights and moments of its own.
+    assert num_shares / 2 * alone.num_bytes < together.num_bytes <= num_shares * alone.num_bytes
 
 
 @pytest.mark.parametrize(
