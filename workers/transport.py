@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from celery.app.amqp import AMQP
 from celery.worker import state
 from kombu import Connection
+from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 
@@ -112,13 +113,31 @@ class GuardedTransport(redis.Transport):
     Channel = GuardedChannel
 
 
-class GuardedConnection(Connection):
-    """A connection that keeps its URL and takes the guarded transport for Redis."""
+class _Guarded:
+    """What a connection takes for Redis: the guarded transport. Its URL stays as it is."""
 
     def get_transport_cls(self) -> Any:
-        """The class for this connection's URL."""
-        found = super().get_transport_cls()
+        found = super().get_transport_cls()  # type: ignore[misc]  # a connection's
         return GuardedTransport if found is redis.Transport else found
+
+
+class _GuardedPooledConnection(_Guarded, PooledConnection):
+    """One of those that messages are sent by."""
+
+
+class _GuardedPool(ConnectionPool):
+    """Makes connections of its own class, whatever the class of that which it was made from."""
+
+    def new(self) -> Any:
+        return _GuardedPooledConnection(self, **dict(self.connection._info(resolve=False)))
+
+
+class GuardedConnection(_Guarded, Connection):
+    """A connection over the guarded transport, and so is every one of its pool."""
+
+    def Pool(self, limit: int | None = None, **options: Any) -> Any:  # noqa: N802 - kombu's name
+        """At most so many connections."""
+        return _GuardedPool(self, limit, **options)
 
 
 class GuardedAMQP(AMQP):
