@@ -14,7 +14,7 @@ Norm: B. Zhang, R. Sennrich, "Root Mean Square Layer Normalization", 2019. Rotat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
@@ -84,23 +84,13 @@ def _attend(
             module, hidden_states, position_embeddings, attention_mask, past_key_values, **options
         )
         return attended
-    shape = (*hidden_states.shape[:-1], -1, module.head_dim)
-    cosine, sine = (part.unsqueeze(2) for part in position_embeddings)  # alike for all heads
-    query, key = (
-        _RotatedNorm.apply(heads.view(shape), norm.weight, norm.variance_epsilon, cosine, sine)
-        for heads, norm in (
-            (module.q_proj(hidden_states), module.q_norm),
-            (module.k_proj(hidden_states), module.k_norm),
-        )
-    )
-    value = module.v_proj(hidden_states).view(shape)
     attention = ALL_ATTENTION_FUNCTIONS.get_interface(
         module.config._attn_implementation,  # where transformers' own layer looks
         eager_attention_forward,
     )
     output, weights = attention(
         module,
-        *(heads.transpose(1, 2) for heads in (query, key, value)),
+        *_heads(module, hidden_states, position_embeddings=position_embeddings),
         attention_mask,
         dropout=module.attention_dropout if module.training else 0.0,
         scaling=module.scaling,
@@ -113,13 +103,27 @@ def _attend(
     return module.o_proj(output), weights
 
 
+def _heads(
+    module: Any, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor]
+) -> Iterator[Tensor]:
+    """Queries, keys and values, each [rows, heads, tokens, width]."""
+    shape = (*hidden_states.shape[:-1], -1, module.head_dim)
+    cosine, sine = (part.unsqueeze(2) for part in position_embeddings)  # alike for all heads
+    for project, norm in ((module.q_proj, module.q_norm), (module.k_proj, module.k_norm)):
+        heads = project(hidden_states).view(shape)
+        yield _RotatedNorm.apply(heads, norm.weight, norm.variance_epsilon, cosine, sine).transpose(1, 2)
+    yield module.v_proj(hidden_states).view(shape).transpose(1, 2)
+
+
 class _LastLayer(Qwen3DecoderLayer):
     """Takes `places` as well, and gives [places, hidden size] of those alone.
 
     A class, since what recomputes a layer for its backward pass holds on to the class's `forward`.
     """
 
-    def forward(self, hidden_states: Tensor, *, places: Tensor | None = None, **options: Any) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]  # what else transformers passes, it passes by name
+        self, hidden_states: Tensor, *, places: Tensor | None = None, **options: Any
+    ) -> Tensor:
         if places is None:
             whole: Tensor = super().forward(hidden_states, **options)
             return whole
