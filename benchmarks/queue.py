@@ -8,7 +8,9 @@ bare Celery is a message; it has started at the first line of its task. All work
 process. Time runs from before the submission.
 
 Bare Celery loses a second of messages at a power cut, and tandem none. So it runs again, as `durable`:
-Redis syncs its log before it answers, and a message is acknowledged when its work is done.
+Redis syncs its log before it answers, and a message is acknowledged when its work is done. And once more, as
+`least`, with the least that keeping a job in the same database costs: one row, one compare-and-set, in plain
+SQL. What tandem takes beyond that is its own; what that takes beyond bare is the database's.
 
 - paced: one job at a time to an idle worker. Blocks alternate, so that a drift favours nobody.
 - burst: as fast as one caller can submit them; times are then those of the backlog.
@@ -24,6 +26,7 @@ repeats.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -46,7 +49,7 @@ from safetensors.numpy import save_file
 from sqlalchemy import insert
 
 import tasks.training
-from benchmarks.support import bare, idle_trainer
+from benchmarks.support import bare, idle_trainer, least
 from benchmarks.support.told import URL, idle_list, started_list
 from config.settings import Settings, load_settings
 from registry.messages import TrainingSubmission
@@ -69,6 +72,7 @@ P50, P99 = 0.5, 0.99
 WORKERS = (
     (bare.NAME, "bare_worker", bare.NAME),
     (bare.DURABLE, "bare_worker", bare.DURABLE),
+    (bare.LEAST, "bare_worker", bare.LEAST),
     (idle_trainer.NAME, "idle_trainer", "high,normal,low"),
 )
 
@@ -155,6 +159,7 @@ def _start(stack: ExitStack, *, database: str, num_finished: int) -> tuple[list[
     contenders = [
         Contender(bare.NAME, _bare_submit(bare.NAME)),
         Contender(bare.DURABLE, _bare_submit(bare.DURABLE), fsync="always"),
+        Contender(bare.LEAST, _least_submit()),
         Contender(idle_trainer.NAME, _tandem_submit(context)),
     ]
     return contenders, client
@@ -203,6 +208,18 @@ def _bare_submit(queue: str) -> Callable[[int], str]:
     def submit(number: int) -> str:
         bare.app.send_task("bare.work", args=[str(number)], ignore_result=True, queue=queue)
         return str(number)
+
+    return submit
+
+
+def _least_submit() -> Callable[[int], str]:
+    ring, numbers = _bare_submit(bare.LEAST), itertools.count()
+    least.make_table()
+
+    def submit(_number: int) -> str:
+        name = ring(next(numbers))  # a row's name is its own: numbers begin anew with each block
+        least.write(name)
+        return name
 
     return submit
 
@@ -297,12 +314,13 @@ def _print(contenders: Sequence[Contender], *, database: str, num_finished: int)
         print(f"{contender.name:7}{'paced':>14}{paced}   one after another {_rates(contender.paced)}")
         print(f"{'':7}{'burst':>14}{burst}   submitted {_rates(contender.burst)}", end=", ")
         print(f"done {_rates(contender.drained)}")
-    ours = contenders[-1]
-    for theirs in contenders[:-1]:
+    *theirs, ours = contenders
+    (least,) = (contender for contender in theirs if contender.name == bare.LEAST)
+    for one, other in [(least, theirs[0]), *((ours, other) for other in theirs)]:
         for regime in ("paced", "burst"):
-            one, other = getattr(theirs, regime), getattr(ours, regime)
-            ratios = ", ".join(_ratio(one, other, share=share) for share in (P50, P99))
-            print(f"{ours.name} / {theirs.name}, {regime}: {ratios}", flush=True)
+            pair = (getattr(other, regime), getattr(one, regime))
+            ratios = ", ".join(_ratio(*pair, share=share) for share in (P50, P99))
+            print(f"{one.name} / {other.name}, {regime}: {ratios}", flush=True)
 
 
 def _times(samples: Sequence[Sample]) -> str:
