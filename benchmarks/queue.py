@@ -315,8 +315,8 @@ def _print(contenders: Sequence[Contender], *, database: str, num_finished: int)
         print(f"{'':7}{'burst':>14}{burst}   submitted {_rates(contender.burst)}", end=", ")
         print(f"done {_rates(contender.drained)}")
     *theirs, ours = contenders
-    (least,) = (contender for contender in theirs if contender.name == bare.LEAST)
-    for one, other in [(least, theirs[0]), *((ours, other) for other in theirs)]:
+    (kept,) = (contender for contender in theirs if contender.name == bare.LEAST)
+    for one, other in [(kept, theirs[0]), *((ours, other) for other in theirs)]:
         for regime in ("paced", "burst"):
             pair = (getattr(other, regime), getattr(one, regime))
             ratios = ", ".join(_ratio(*pair, share=share) for share in (P50, P99))

@@ -315,15 +315,13 @@ def _kept_layers(shape: ModelShape, *, num_tokens: int, num_answers: int, mode: 
 
     So are the last hidden states, but where these are of answers alone, which the loss counts.
     """
-    layer, last_norm = _layer(shape, mode=mode), _norm(shape, mode=mode) + FULL
+    last_norm, states = _norm(shape, mode=mode) + FULL, FULL * shape.hidden_size
     if mode.checkpoints_gradients:
-        layer = FULL * shape.hidden_size
-    if not mode.fuses_layers:
-        return num_tokens * (shape.num_layers * layer + last_norm + FULL * shape.hidden_size)
-    last = num_tokens * layer
-    if not mode.checkpoints_gradients:
+        layers = num_tokens * shape.num_layers * states
+    else:
         last = _last_layer(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
-    return num_tokens * (shape.num_layers - 1) * layer + last + num_answers * last_norm
+        layers = num_tokens * (shape.num_layers - 1) * _layer(shape, mode=mode) + last
+    return layers + (num_answers * last_norm if mode.fuses_layers else num_tokens * (last_norm + states))
 
 
 def _layer(shape: ModelShape, *, mode: TrainingMode) -> int:
@@ -338,7 +336,9 @@ def _layer(shape: ModelShape, *, mode: TrainingMode) -> int:
 
 
 def _last_layer(shape: ModelShape, *, num_tokens: int, num_answers: int, mode: TrainingMode) -> int:
-    """Bytes of one that is fused: of answers its second norm, its MLP, and what attention gave them."""
+    """Bytes of the last one; where it is fused, of answers its second norm, MLP and what attention gave."""
+    if not mode.fuses_layers:
+        return num_tokens * _layer(shape, mode=mode)
     behind = _norm(shape, mode=mode) + FULL * (1 + shape.hidden_size + 4 * shape.intermediate_size)
     picked = behind + FULL * shape.num_queries
     return num_tokens * (_layer(shape, mode=mode) - behind) + num_answers * picked

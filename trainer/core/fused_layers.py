@@ -32,8 +32,6 @@ from transformers.models.qwen3.modeling_qwen3 import (
 
 from trainer.layers import fuses_layers
 
-PICKS = "picks_places"
-
 
 def suits_fused_layers(*, device: torch.device, dtype: torch.dtype) -> bool:
     """As the estimate of a run's memory has it."""
@@ -53,12 +51,12 @@ def fuse_layers(model: nn.Module) -> None:
             vars(module)["forward"] = MethodType(way, module)
         if type(module) is Qwen3Model:
             module.layers[-1].__class__ = _LastLayer
-            vars(module)[PICKS] = True
 
 
 def picks_places(decoder: nn.Module) -> bool:
     """True where a decoder takes `places`."""
-    return bool(vars(decoder).get(PICKS))
+    layers = getattr(decoder, "layers", None)
+    return isinstance(layers, nn.ModuleList) and isinstance(layers[-1], _LastLayer)
 
 
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:

@@ -48,8 +48,7 @@ def learnt(model: Any, ids: Tensor, **options: Any) -> dict[str, Tensor]:
     """Logits, and the gradient of each weight that learns."""
     logits = model(input_ids=ids, use_cache=False, **options).logits
     logits.logsumexp(-1).square().sum().backward()
-    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
-    return {"logits": logits.detach(), **gradients}
+    return {"logits": logits.detach(), **gradients_of(model)}
 
 
 def learnt_at(model: Any, ids: Tensor, *, places: Tensor, **options: Any) -> dict[str, Tensor]:
@@ -60,8 +59,11 @@ def learnt_at(model: Any, ids: Tensor, *, places: Tensor, **options: Any) -> dic
     if not picks_places(model.base_model):
         states = states.flatten(0, 1)[places]
     model.get_output_embeddings()(states).logsumexp(-1).square().sum().backward()
-    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
-    return {"states": states.detach(), **gradients}
+    return {"states": states.detach(), **gradients_of(model)}
+
+
+def gradients_of(model: Any) -> dict[str, Tensor]:
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def assert_alike(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
