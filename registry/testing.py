@@ -10,6 +10,7 @@ from typing import Any
 from registry import queue
 from registry.calibrations import Calibration, CalibrationMap, CalibrationOutcome, MapKind
 from registry.messages import Evidence
+from registry.model_shapes import ModelShape
 from registry.records import (
     Checkpoint,
     Dataset,
@@ -51,6 +52,21 @@ def make_registry(directory: Path, *, clock: ManualClock | None = None) -> Regis
     registry = Registry(f"sqlite:///{directory / 'tandem.db'}", clock=clock or ManualClock())
     upgrade(registry)
     return registry
+
+
+def make_shape(**changes: Any) -> ModelShape:
+    """That of Qwen3-0.6B."""
+    fields: dict[str, Any] = {
+        "num_parameters": 596_049_920,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_layers": 28,
+        "num_heads": 16,
+        "num_key_value_heads": 8,
+        "head_size": 128,
+        "vocab_size": 151_936,
+    }
+    return ModelShape.model_validate({**fields, **changes})
 
 
 def make_dataset(**changes: Any) -> Dataset:

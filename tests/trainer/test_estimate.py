@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from inference.estimate import running_bytes
 from registry.model_shapes import ModelShape
+from registry.testing import make_shape
 from trainer.config.adapter import AdapterConfig
 from trainer.cross_entropy import CrossEntropy
 from trainer.estimate import (
@@ -17,16 +18,7 @@ from trainer.estimate import (
 )
 
 GB = 10**9
-QWEN = ModelShape(
-    num_parameters=596_049_920,
-    hidden_size=1024,
-    intermediate_size=3072,
-    num_layers=28,
-    num_heads=16,
-    num_key_value_heads=8,
-    head_size=128,
-    vocab_size=151_936,
-)
+QWEN = make_shape()
 MODE = TrainingMode()
 PLAIN = TrainingMode(cross_entropy="plain")
 MODES = [

@@ -1,22 +1,13 @@
 import pytest
 
-from registry.model_shapes import ModelShape
+from registry.testing import make_shape
 from trainer.dataset_shape import DatasetShape
 from trainer.errors import ConfigError
 from trainer.estimate import TrainingMode
 from trainer.plan import parse_bytes, training_plan
 
 GB = 10**9
-SHAPE = ModelShape(
-    num_parameters=596_049_920,
-    hidden_size=1024,
-    intermediate_size=3072,
-    num_layers=28,
-    num_heads=16,
-    num_key_value_heads=8,
-    head_size=128,
-    vocab_size=151_936,
-)
+SHAPE = make_shape()
 DATA = DatasetShape(
     num_rows=10,
     num_dropped_rows=0,

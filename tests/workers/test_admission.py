@@ -9,10 +9,9 @@ import pytest
 from config.settings import Settings, load_settings
 from registry import hosts
 from registry.messages import ArtifactReference, EvaluationRequest
-from registry.model_shapes import ModelShape
 from registry.records import Event, GenerationSettings
 from registry.store import Registry
-from registry.testing import SHA, add_queued_job, make_checkpoint
+from registry.testing import SHA, add_queued_job, make_checkpoint, make_shape
 from workers import admission
 from workers.admission import Kind
 from workers.app import app
@@ -22,16 +21,6 @@ from workers.guard import Need
 from workers.runner import claim
 from workers.testing import FakeDevice
 
-SHAPE = ModelShape(
-    num_parameters=1_000_000,
-    hidden_size=64,
-    intermediate_size=192,
-    num_layers=2,
-    num_heads=2,
-    num_key_value_heads=1,
-    head_size=32,
-    vocab_size=1000,
-)
 FULL = 10**15  # bytes: more than any machine has
 
 
@@ -160,7 +149,7 @@ def test_a_device_must_have_room_for_every_process_that_is_on_it(
     registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, num_shares: int
 ) -> None:
     asked: list[Need] = []
-    monkeypatch.setattr(admission, "read_shape", lambda _path: SHAPE)
+    monkeypatch.setattr(admission, "read_shape", lambda _path: make_shape())
     monkeypatch.setattr(admission, "kind_of", lambda _device: kind)
     monkeypatch.setattr(admission, "_hold", lambda *_args, need, devices: asked.append(need))
     with registry.transaction() as tx:
