@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from config.errors import SettingsError
@@ -19,107 +20,107 @@ class Home:
 
     root: Path
 
-    @property
+    @cached_property
     def inbox(self) -> Path:
         """Files dropped here become jobs; `inbox/high`, `inbox/normal`, `inbox/low` set the priority."""
         return self.root / "inbox"
 
-    @property
+    @cached_property
     def control(self) -> Path:
         """Commands by file: `control/pause` pauses the job that runs."""
         return self.root / "control"
 
-    @property
+    @cached_property
     def queue(self) -> Path:
         """A folder a queue, and what runs, failed and succeeded: a file a job, for people, never read."""
         return self.root / "queue"
 
-    @property
+    @cached_property
     def refused(self) -> Path:
         """Inbox files that could not become a job, each with its reason beside it."""
         return self.queue / "failed"
 
-    @property
+    @cached_property
     def datasets(self) -> Path:
         """Immutable copies of submitted files, named by content."""
         return self.root / "data" / "datasets"
 
-    @property
+    @cached_property
     def evaluations(self) -> Path:
         """Every answered evaluation as a Parquet file, written from the registry."""
         return self.root / "data" / "evaluations"
 
-    @property
+    @cached_property
     def suites(self) -> Path:
         """Validation suites, named by content."""
         return self.root / "data" / "validation"
 
-    @property
+    @cached_property
     def base_model(self) -> Path:
         """The model that training starts from."""
         return self.root / "models" / "base"
 
-    @property
+    @cached_property
     def checkpoints(self) -> Path:
         """One directory a job, one below it a checkpoint."""
         return self.root / "models" / "checkpoints"
 
-    @property
+    @cached_property
     def releases(self) -> Path:
         """What the inference server may serve; `current` points at the active one."""
         return self.root / "models" / "releases"
 
-    @property
+    @cached_property
     def answers(self) -> Path:
         """What models said to suites, so that a killed evaluation goes on: made again where it is missing."""
         return self.root / "cache" / "answers"
 
-    @property
+    @cached_property
     def token_cache(self) -> Path:
         """Tokenised datasets: made again where they are missing."""
         return self.root / "cache" / "tokens"
 
-    @property
+    @cached_property
     def incoming(self) -> Path:
         """Where another host's files arrive; the only place its data key may write to."""
         return self.root / "models" / "incoming"
 
-    @property
+    @cached_property
     def cache(self) -> Path:
         """Candidates and suites that another host sent, by content hash."""
         return self.root / "models" / "cache"
 
-    @property
+    @cached_property
     def status(self) -> Path:
         """Projections for people and `jq`."""
         return self.root / "status"
 
-    @property
+    @cached_property
     def reliability(self) -> Path:
         """Reliability diagrams, a checkpoint's as SVG and as PNG."""
         return self.status / "reliability"
 
-    @property
+    @cached_property
     def logs(self) -> Path:
         """One log a process."""
         return self.root / "logs"
 
-    @property
+    @cached_property
     def run(self) -> Path:
         """Process ids, job files, Redis data: what a running stack needs."""
         return self.root / "run"
 
-    @property
+    @cached_property
     def secrets(self) -> Path:
         """Generated passwords and keys, readable by their owner only."""
         return self.root / "secrets"
 
-    @property
+    @cached_property
     def signing(self) -> Path:
         """What signs messages here: `key.pem`, `certificate.pem`, and whose are taken: `trusted/`."""
         return self.secrets / "signing"
 
-    @property
+    @cached_property
     def database(self) -> Path:
         """The registry, unless TANDEM_REGISTRY_URL names another."""
         return self.root / "tandem.db"

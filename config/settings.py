@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
@@ -218,7 +219,7 @@ class Settings(BaseSettings):
     @property
     def paths(self) -> Home:
         """Directories below `home`."""
-        return Home(self.home)
+        return _home_at(self.home)
 
     @property
     def database_url(self) -> str:
@@ -281,6 +282,11 @@ def setting_lines(settings: Settings) -> list[tuple[str, str]]:
         elif not isinstance(_value_of(values, name=name), dict):
             names.append(name)
     return [(f"{PREFIX}{name.upper()}", json.dumps(_value_of(values, name=name))) for name in names]
+
+
+@lru_cache(maxsize=8)
+def _home_at(root: Path) -> Home:
+    return Home(root)
 
 
 def _with_kept_password(url: str, *, path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from pydantic import Field, ValidationError
 
 from registry.errors import ManifestError
 from registry.values import Record
+
+Stamp = tuple[int, int, int]  # inode, bytes, time of the last change
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
@@ -40,15 +43,26 @@ class ModelShape(Record):
 
 
 def read_shape(directory: Path) -> ModelShape:
-    """Of a model directory; `ManifestError` where its files do not say."""
+    """Of a model directory; `ManifestError` where its files do not say. Unchanged files are read once."""
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        num_parameters = sum(_num_parameters(path) for path in directory.glob("*.safetensors"))
-        return _shape(config, num_parameters=num_parameters)
+        return _read(directory, _stamps(directory))
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ManifestError(
             f"{directory} does not say how large its model is: {type(error).__name__}: {error}."
         ) from None
+
+
+def _stamps(directory: Path) -> tuple[Stamp, ...]:
+    """What tells whether a file came, went or was replaced, or the configuration was written anew."""
+    stats = (directory.stat(), (directory / "config.json").stat())
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+
+@lru_cache(maxsize=64)
+def _read(directory: Path, _stamps: tuple[Stamp, ...]) -> ModelShape:
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    num_parameters = sum(_num_parameters(path) for path in directory.glob("*.safetensors"))
+    return _shape(config, num_parameters=num_parameters)
 
 
 def _shape(config: dict[str, Any], *, num_parameters: int) -> ModelShape:

@@ -15,6 +15,7 @@ from workers import admission, inbox, queue_folders, signals, submission
 from workers.context import Context
 from workers.pipeline import announce, bell
 from workers.runner import TrainingRun, claim
+from workers.sent_events import told_at_the_end
 from workers.shutdown import is_stopping
 
 log = logging.getLogger(__name__)
@@ -27,13 +28,14 @@ def submit(request: TrainingSubmission, context: Context) -> SubmittedJob:
 
 
 def _submit(request: TrainingSubmission, context: Context) -> SubmittedJob:
-    return submission.submit(
-        request,
-        settings=context.settings,
-        registry=context.registry,
-        ring=lambda job: context.ring([bell(job.id, priority=job.priority)]),
-        message_id=context.message_id,
-    )
+    with told_at_the_end(context.celery):  # the worker that was rung waits for the row
+        return submission.submit(
+            request,
+            settings=context.settings,
+            registry=context.registry,
+            ring=lambda job_id: context.ring([bell(job_id, priority=request.priority)]),
+            message_id=context.message_id,
+        )
 
 
 @door("training.run")

@@ -26,6 +26,7 @@ in use (`benchmarks/memory.py`).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field
@@ -131,6 +132,7 @@ def training_memory(
     )
 
 
+@lru_cache(maxsize=256)
 def training_bytes(shape: ModelShape, *, tokens_per_batch: int, mode: TrainingMode) -> int:
     """The peak of the same, where every token may be learnt."""
     return training_memory(shape, num_tokens=tokens_per_batch, mode=mode).peak

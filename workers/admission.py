@@ -17,6 +17,7 @@ from registry.messages import EvaluationRequest
 from registry.model_shapes import read_shape
 from registry.queue import Seen
 from registry.records import TrainingJob
+from trainer.config.adapter import AdapterConfig
 from trainer.config.pinned import read_pinned
 from trainer.estimate import TrainingMode, smallest_training_bytes, training_bytes
 from workers.context import Context
@@ -70,7 +71,9 @@ def to_evaluate(context: Context, request: EvaluationRequest) -> Iterator[str]:
         yield ""
 
 
-def training_mode(training: TrainingSettings, *, kind: Kind) -> TrainingMode:
+def training_mode(
+    training: TrainingSettings, *, kind: Kind, adapter: AdapterConfig | None = None
+) -> TrainingMode:
     """What the trainer's `auto` settings come to on a kind of device."""
     checkpoints, overlaps = training.gradient_checkpointing, training.overlap_writing
     return TrainingMode(
@@ -80,6 +83,7 @@ def training_mode(training: TrainingSettings, *, kind: Kind) -> TrainingMode:
         # On CUDA the copy lies in the computer's memory.
         copies_state=kind == "cpu" and overlaps != "off" and training.num_processes == 1,
         cross_entropy=training.cross_entropy,
+        adapter=adapter,
     )
 
 
@@ -118,8 +122,7 @@ def _training_need(context: Context, seen: Seen) -> Need:
     hyperparameters, training = read_pinned(job.hyperparameters).hyperparameters, context.settings.training
     # Several processes take a share of each batch: each on a card of its own, or all on one CPU.
     tokens = max(1, hyperparameters.tokens_per_batch // training.num_processes)
-    mode = training_mode(training, kind=kind_of(training.device))
-    mode = mode.changed(adapter=hyperparameters.adapter)
+    mode = training_mode(training, kind=kind_of(training.device), adapter=hyperparameters.adapter)
     num_here = training.num_processes if mode.device == "cpu" else 1
     return Need(
         role="training",

@@ -67,13 +67,15 @@ class TandemCelery(Celery):
         ):  # `celery call` says so by itself: whether to sign is a setting
             del options["serializer"]
         try:
-            self._require_broker()
+            if not options["ignore_result"]:
+                self._require_broker()
             return super().send_task(name, *args, **options)
         except (OperationalError, RedisError, ConnectionError) as error:
             raise broker_unavailable(self, error=error) from None
 
     def _require_broker(self) -> None:
-        """Ask Redis first: the result backend would retry for long and say that we must be restarted."""
+        """Ask Redis first: the result backend would retry for long and say that we must be restarted. A
+        message without a result is sent at once, which fails within seconds where Redis is away."""
         _probe(self.conf.broker_url, os.getpid()).ping()
 
 

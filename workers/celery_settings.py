@@ -31,7 +31,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.redis_url,
         "result_backend": settings.redis_url,
-        "include": (*TASK_MODULES, "workers.holding"),
+        "include": (*TASK_MODULES, "workers.holding", "workers.forking"),
         **_content(settings),
         "timezone": "UTC",  # as every time in the registry
         "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
@@ -131,6 +131,7 @@ def _connections() -> dict[str, Any]:
         "broker_channel_error_retry": True,
         # Redis going away must not kill a training run: its truth is in the registry.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # Whoever sends waits a second at most: a lost bell is rung again, and a person is told at once.
+        # Whoever sends to a Redis that refuses waits a second at most, to one that says nothing a dozen: a
+        # lost bell is rung again, and a person is told at once.
         "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.3},
     }

@@ -63,10 +63,10 @@ class TrainingRun:
     _is_grace_over: bool = False
     _command: Command | None = None
     _asked: float | None = None
+    _num_oom_kills: int | None = None
 
     def __post_init__(self) -> None:
         """What is learnt of the run is kept by its watch, and told by its record."""
-        self._num_oom_kills = self.count_oom_kills()
         training = self.settings.training
         devices = open_devices(training.device, count=training.num_processes)
         device = self.device or devices[0]
@@ -101,6 +101,8 @@ class TrainingRun:
             message = f"the trainer could not be started: {error}"
             return self._record.end_badly(kind=outage(error) or "internal", message=message)
         try:
+            # A trainer that has only just begun takes no memory worth a kill.
+            self._num_oom_kills = self.count_oom_kills()
             self._try(self.on_start, what="what follows a start")
             self._follow(child)
             return self._end(child)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from registry.errors import StaleWrite
 from registry.files import sha256_text
 from registry.ids import id_of, new_id
 from registry.messages import SubmittedJob, TrainingSubmission
-from registry.records import Dataset, Suite, TrainingJob
+from registry.records import Dataset, TrainingJob
 from registry.rows import read_rows
 from registry.states import JobState
 from registry.store import Registry, Transaction
@@ -30,7 +30,7 @@ def submit(
     *,
     settings: Settings,
     registry: Registry,
-    ring: Callable[[TrainingJob], None] = lambda _job: None,
+    ring: Callable[[str], None] = lambda _job_id: None,
     message_id: str | None = None,
 ) -> SubmittedJob:
     """Check everything, then add dataset and job in one transaction: no half-made job.
@@ -48,18 +48,14 @@ def submit(
     path = intake.locate(request.dataset, settings=settings)
     dataset = intake.take_dataset(path, settings=settings, now=registry.clock())
     intake.refuse_unfit(read_rows(Path(dataset.path)), name=path.name, profile=profile)
+    job_id, rung_at = new_id("job"), time.monotonic()
+    ring(job_id)
     key = _dedupe_key(request, dataset=dataset, how=how, settings=settings, message_id=message_id)
-    wish = _job(
-        request, dataset=dataset, path=path, how=how, key=key, settings=settings, now=registry.clock()
-    )
-    rung_at = time.monotonic()
-    ring(wish)
-    with registry.reading() as tx:
-        lineage.parent_for(tx, wish=request.parent)
-        suite = lineage.active_suite(tx)
-    job, is_new = _write(wish, dataset=dataset, suite=suite, settings=settings, registry=registry)
+    naming = {"id": job_id, "name": request.name or path.stem, "dedupe_key": key}
+    wish = _job(request, naming=naming, dataset=dataset, how=how, settings=settings, now=registry.clock())
+    job, is_new = _write(wish, parent=request.parent, dataset=dataset, settings=settings, registry=registry)
     if job.state is JobState.QUEUED and time.monotonic() - rung_at > BELL_LEAD_SECONDS:
-        ring(job)
+        ring(job.id)
     # Nobody but the very same message can have made a job with a forced key.
     return SubmittedJob(job=job, is_new=is_new or request.force)
 
@@ -75,18 +71,19 @@ def pinned_for(request: TrainingSubmission, *, settings: Settings) -> Pinned:
 
 
 def _write(
-    wish: TrainingJob, *, dataset: Dataset, suite: Suite | None, settings: Settings, registry: Registry
+    wish: TrainingJob, *, parent: str, dataset: Dataset, settings: Settings, registry: Registry
 ) -> tuple[TrainingJob, bool]:
-    """Hold the data against the suite and queue the job; where another suite was built meanwhile, again."""
+    """Queue the job once its data was held against the suite: again where another was built meanwhile."""
+    compared = None
     while True:
-        if suite is not None:
-            intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
         with registry.transaction() as tx:
-            active = lineage.active_suite(tx)
-            if active is None or (suite is not None and active.id == suite.id):
+            lineage.parent_for(tx, wish=parent)
+            suite = lineage.active_suite(tx)
+            if suite is None or suite.id == compared:
                 _keep_dataset(tx, dataset=dataset)
                 return queue.submit(tx, wish, actor=wish.submitted_by, rules=settings.queue)
-        suite = active
+        intake.refuse_overlap(dataset, suite=suite, limits=settings.contamination)
+        compared = suite.id
 
 
 def _keep_dataset(tx: Transaction, *, dataset: Dataset) -> None:
@@ -118,16 +115,14 @@ def _dedupe_key(
 def _job(
     request: TrainingSubmission,
     *,
+    naming: Mapping[str, str],
     dataset: Dataset,
-    path: Path,
     how: Pinned,
-    key: str,
     settings: Settings,
     now: datetime,
 ) -> TrainingJob:
     return TrainingJob(
-        id=new_id("job"),
-        name=request.name or path.stem,
+        **naming,
         state=JobState.SUBMITTED,
         priority=request.priority,
         dataset_id=dataset.id,
@@ -136,7 +131,6 @@ def _job(
         parent=request.parent,
         not_before_at=request.not_before_at,
         after=request.after,
-        dedupe_key=key,
         submitted_by=request.submitted_by,
         submitted_at=now,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from queue import Empty
 from typing import Annotated, Any
 
@@ -21,9 +22,11 @@ from kombu.transport import redis
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 
 from workers.contracts import QUEUES
+from workers.sent_events import PatientDispatcher
 
 log = logging.getLogger(__name__)
 
+ANSWER_SECONDS = 3.0
 # What a message of another form than expected raises. Redis going away is none of these.
 When = Annotated[AwareDatetime, Field(strict=False)]
 BROKEN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -126,10 +129,16 @@ class _GuardedPooledConnection(_Guarded, PooledConnection):
 
 
 class _GuardedPool(ConnectionPool):
-    """Makes connections of its own class, whatever the class of that which it was made from."""
+    """Makes connections of its own class, whatever the class of that which it was made from.
+
+    None of them waits for ever for a Redis that vanished without a word. Those who take messages have
+    connections of their own: they may wait.
+    """
 
     def new(self) -> Any:
-        return _GuardedPooledConnection(self, **dict(self.connection._info(resolve=False)))
+        how = dict(self.connection._info(resolve=False))
+        how["transport_options"] = {"socket_timeout": ANSWER_SECONDS, **(how["transport_options"] or {})}
+        return _GuardedPooledConnection(self, **how)
 
 
 class GuardedConnection(_Guarded, Connection):
@@ -141,9 +150,13 @@ class GuardedConnection(_Guarded, Connection):
 
 
 class GuardedAMQP(AMQP):
-    """Celery's messaging over such connections."""
+    """Celery's messaging over such connections; it tells of what was sent when there is time."""
 
     Connection = GuardedConnection
+
+    @cached_property
+    def _event_dispatcher(self) -> PatientDispatcher:
+        return PatientDispatcher(app=self.app, enabled=False)
 
 
 def _fields(message: Any) -> dict[str, Any]:

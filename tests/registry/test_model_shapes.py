@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from registry import model_shapes
 from registry.errors import ManifestError
 from registry.model_shapes import ModelShape, read_shape
 
@@ -37,6 +38,19 @@ def test_a_model_is_measured_by_the_headers_of_all_its_files(tmp_path: Path) -> 
         head_size=128,
         vocab_size=151936,
     )
+
+
+def test_unchanged_files_are_read_once_and_changed_ones_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = read_shape(model(tmp_path))
+    with monkeypatch.context() as without_json:
+        without_json.setattr(model_shapes, "json", None)
+        assert read_shape(tmp_path) is first
+    model(tmp_path, num_hidden_layers=2)
+    assert read_shape(tmp_path).num_layers == 2
+    save_file({"c": np.zeros(7, np.float32)}, tmp_path / "model-3.safetensors")
+    assert read_shape(tmp_path).num_parameters == 212
 
 
 def test_without_grouped_heads_every_head_has_its_keys(tmp_path: Path) -> None:

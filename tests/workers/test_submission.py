@@ -116,9 +116,9 @@ def test_a_new_job_is_rung_once_and_before_its_row_is_written(
     monkeypatch.setattr(submission, "BELL_LEAD_SECONDS", 60.0)
     rung: list[bool] = []
 
-    def ring(job: TrainingJob) -> None:
+    def ring(job_id: str) -> None:
         with registry.reading() as tx:
-            rung.append(tx.seek(TrainingJob, job.id) is not None)
+            rung.append(tx.seek(TrainingJob, job_id) is not None)
 
     submit(TrainingSubmission(dataset=str(rows)), settings=settings, registry=registry, ring=ring)
     assert rung == [False]
@@ -130,7 +130,7 @@ def test_for_a_job_that_waits_already_somebody_is_rung_too(
     monkeypatch.setattr(submission, "BELL_LEAD_SECONDS", 60.0)
     request, rung = TrainingSubmission(dataset=str(rows)), list[str]()
     first = submit(request, settings=settings, registry=registry)
-    again = submit(request, settings=settings, registry=registry, ring=lambda job: rung.append(job.id))
+    again = submit(request, settings=settings, registry=registry, ring=rung.append)
     assert again.job.id == first.job.id
     assert len(rung) == 1  # whoever comes takes what waits, whichever job the bell was for
 
@@ -141,14 +141,14 @@ def test_a_row_that_took_long_to_write_is_rung_for_again(
     monkeypatch.setattr(submission, "BELL_LEAD_SECONDS", 0.0)
     rung: list[str] = []
     request = TrainingSubmission(dataset=str(rows))
-    job = submit(request, settings=settings, registry=registry, ring=lambda job: rung.append(job.id)).job
+    job = submit(request, settings=settings, registry=registry, ring=rung.append).job
     assert rung == [job.id, job.id]
 
 
 def test_a_suite_that_was_built_while_a_file_was_checked_is_looked_at_too(
     registry: Registry, settings: Settings, base: Checkpoint, rows: Path
 ) -> None:
-    def build(_job: TrainingJob) -> None:
+    def build(_job_id: str) -> None:
         with registry.transaction() as tx:
             tx.add(make_suite(path=str(rows)), actor="test")
 
