@@ -115,12 +115,18 @@ def _open_postgresql(url: URL, *, options: dict[str, Any], busy_timeout_ms: int)
 
 def _open_sqlite(url: URL, *, options: dict[str, Any], busy_timeout_ms: int) -> Engine:
     # Kept open: closing the last connection of a write-ahead log folds it in, which costs 20 ms each time.
-    # Nothing is left to roll back then: a transaction that began is ended by the block that began it.
     engine = create_engine(url, poolclass=QueuePool, pool_reset_on_return=None, **options)
+    event.listen(engine, "checkin", _roll_back_what_is_open)
     keep_from_forks(engine)
     event.listen(engine, "connect", partial(_prepare_sqlite, busy_timeout_ms=busy_timeout_ms))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _roll_back_what_is_open(connection: Any, _record: Any) -> None:
+    """A COMMIT that failed leaves its transaction open, which SQLAlchemy takes for ended."""
+    if connection is not None and connection.in_transaction:
+        connection.rollback()
 
 
 def _prepare_postgresql(connection: Any, record: Any, *, lock_timeout_ms: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AwareDatetime, Field, JsonValue
+from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
 from registry.records import ExampleResult, GenerationSettings, Host, Record, TrainingJob
 from registry.states import Priority
+
+ASKED = "asked for"  # why, where nobody gave a reason
 
 
 class Nothing(Record):
@@ -43,7 +45,7 @@ class JobCommand(Record):
     """`training.pause`, `.resume`, `.skip`, `.stop`, `.cancel` and `.retry`."""
 
     job_id: str
-    reason: str = Field(default="asked for", max_length=200)
+    reason: str = Field(default=ASKED, max_length=200)
 
 
 class CommandedJob(Record):
@@ -58,7 +60,7 @@ class PriorityChange(Record):
 
     job_id: str
     priority: Priority
-    reason: str = Field(default="asked for", max_length=200)
+    reason: str = Field(default=ASKED, max_length=200)
 
 
 class Move(Record):
@@ -67,7 +69,15 @@ class Move(Record):
     job_id: str
     before_id: str | None = Field(default=None, description="the job that is to run right after it")
     to_end: bool = False
-    reason: str = Field(default="asked for", max_length=200)
+    reason: str = Field(default=ASKED, max_length=200)
+
+    @model_validator(mode="after")
+    def _refuse_two_places(self) -> Self:
+        if self.before_id is not None and self.to_end:
+            raise ValueError("before_id and to_end cannot both be meant: give one of them")
+        if self.before_id == self.job_id:
+            raise ValueError("before_id names the job itself: name another, or none for the front")
+        return self
 
 
 class Drain(Record):
@@ -75,14 +85,14 @@ class Drain(Record):
 
     host: str = Field(min_length=1, max_length=128)
     after_job_id: str | None = None
-    reason: str = Field(default="asked for", max_length=200)
+    reason: str = Field(default=ASKED, max_length=200)
 
 
 class Undrain(Record):
     """`host.undrain`: take work again."""
 
     host: str = Field(min_length=1, max_length=128)
-    reason: str = Field(default="asked for", max_length=200)
+    reason: str = Field(default=ASKED, max_length=200)
 
 
 class DrainedHost(Record):
@@ -229,7 +239,7 @@ class RollbackRequest(Record):
     """`deployment.rollback`: serve the release before, or the named one."""
 
     release_id: str | None = None
-    reason: str = Field(default="asked for", max_length=200)
+    reason: str = Field(default=ASKED, max_length=200)
 
 
 class CheckpointImport(Record):

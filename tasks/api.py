@@ -23,12 +23,7 @@ from redis.exceptions import RedisError
 
 from config.settings import Settings, load_settings
 from registry.errors import TandemError
-from registry.messages import (
-    CommandedJob,
-    DeploymentRequest,
-    DrainedHost,
-    SubmittedJob,
-)
+from registry.messages import ASKED, CommandedJob, DeploymentRequest, DrainedHost, SubmittedJob
 from registry.records import Checkpoint, Comparison, Deployment, Host, Record, Suite, TrainingJob
 from registry.status_files import SystemStatus
 from tasks.watching import JobWatcher, Watch, progress_view
@@ -86,42 +81,42 @@ class JobHandle:
         """Looks at the job and measures how fast it goes on."""
         return JobWatcher(self.context.registry, self.id, rules=self.context.settings.queue)
 
-    def pause(self) -> bool:
+    def pause(self, *, reason: str = ASKED) -> bool:
         """Save at the next step, wait for `resume`. True where it is in effect, False where it was asked."""
-        return self._command("pause")
+        return self._command("pause", reason=reason)
 
-    def resume(self) -> bool:
+    def resume(self, *, reason: str = ASKED) -> bool:
         """Back to the queue, from where it stood."""
-        return self._command("resume")
+        return self._command("resume", reason=reason)
 
-    def stop(self) -> bool:
+    def stop(self, *, reason: str = ASKED) -> bool:
         """Save at the next step and end as `stopped`, saying what was not used."""
-        return self._command("stop")
+        return self._command("stop", reason=reason)
 
-    def retry(self) -> bool:
+    def retry(self, *, reason: str = ASKED) -> bool:
         """Back to the queue with three fresh attempts, to go on from its last checkpoint."""
-        return self._command("retry")
+        return self._command("retry", reason=reason)
 
-    def set_priority(self, priority: str) -> TrainingJob:
+    def set_priority(self, priority: str, *, reason: str = ASKED) -> TrainingJob:
         """Put it into another queue; it keeps its time of arrival."""
-        fields = {"job_id": self.id, "priority": priority}
+        fields = {"job_id": self.id, "priority": priority, "reason": reason}
         return ask(self.context, "training.set_priority", fields=fields, answer=CommandedJob).job
 
-    def move(self, *, before: str | None = None, to_end: bool = False) -> TrainingJob:
+    def move(self, *, before: str | None = None, to_end: bool = False, reason: str = ASKED) -> TrainingJob:
         """To the front of its queue, before another job of it, or to the end."""
-        fields = {"job_id": self.id, "before_id": before, "to_end": to_end}
+        fields = {"job_id": self.id, "before_id": before, "to_end": to_end, "reason": reason}
         return ask(self.context, "training.move", fields=fields, answer=CommandedJob).job
 
-    def skip(self) -> bool:
+    def skip(self, *, reason: str = ASKED) -> bool:
         """To the end of its queue; it keeps its progress."""
-        return self._command("skip")
+        return self._command("skip", reason=reason)
 
-    def cancel(self) -> bool:
+    def cancel(self, *, reason: str = ASKED) -> bool:
         """Never run again; its checkpoints stay."""
-        return self._command("cancel")
+        return self._command("cancel", reason=reason)
 
-    def _command(self, name: str) -> bool:
-        fields = {"job_id": self.id}
+    def _command(self, name: str, *, reason: str) -> bool:
+        fields = {"job_id": self.id, "reason": reason}
         return ask(self.context, f"training.{name}", fields=fields, answer=CommandedJob).is_in_effect
 
 
@@ -196,19 +191,21 @@ class Tandem:
         fields = {"checkpoint_id": checkpoint_id}
         return ask(self.context, "deployment.sync_best", fields=fields, answer=Deployment)
 
-    def rollback(self, release_id: str | None = None, *, reason: str = "asked for") -> Deployment:
+    def rollback(self, release_id: str | None = None, *, reason: str = ASKED) -> Deployment:
         """Serve the release before, or the named one."""
         fields = {"release_id": release_id, "reason": reason}
         return ask(self.context, "deployment.rollback", fields=fields, answer=Deployment)
 
-    def drain(self, host: str | None = None, *, after_job: str | None = None) -> DrainedHost:
+    def drain(
+        self, host: str | None = None, *, after_job: str | None = None, reason: str = ASKED
+    ) -> DrainedHost:
         """Let a host finish what it has and take nothing new; at once, or when a job is done."""
-        fields = {"host": host or self._only_host(), "after_job_id": after_job}
+        fields = {"host": host or self._only_host(), "after_job_id": after_job, "reason": reason}
         return ask(self.context, "host.drain", fields=fields, answer=DrainedHost)
 
-    def undrain(self, host: str | None = None) -> DrainedHost:
+    def undrain(self, host: str | None = None, *, reason: str = ASKED) -> DrainedHost:
         """Let a host take work again."""
-        fields = {"host": host or self._only_host()}
+        fields = {"host": host or self._only_host(), "reason": reason}
         return ask(self.context, "host.undrain", fields=fields, answer=DrainedHost)
 
     def _only_host(self) -> str:

@@ -6,7 +6,9 @@ contract before it is sent, so that `celery call` refuses a misspelt task or arg
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +27,7 @@ from workers.contracts import TASKS, parse_request
 from workers.errors import BrokerUnavailable, WorkerError
 
 BROKER_SECONDS = 5
+TRUSTED_SECONDS = 1.0  # for so long a Redis that took a message is not asked whether it is there
 
 
 class SettingsLoader(AppLoader):
@@ -45,6 +48,7 @@ class TandemCelery(Celery):
     """Celery that checks a request before it sends it, and says plainly that Redis is away."""
 
     amqp_cls = "workers.transport:GuardedAMQP"
+    _answered_at = -math.inf  # by the monotonic clock: when Redis last took a message
 
     def send_task(self, name: str, *args: Any, **options: Any) -> Any:
         """Check the arguments against the contract, then publish."""
@@ -67,15 +71,17 @@ class TandemCelery(Celery):
         ):  # `celery call` says so by itself: whether to sign is a setting
             del options["serializer"]
         try:
-            if not options["ignore_result"]:
+            if not options["ignore_result"] or time.monotonic() - self._answered_at > TRUSTED_SECONDS:
                 self._require_broker()
-            return super().send_task(name, *args, **options)
+            sent = super().send_task(name, *args, **options)
+            self._answered_at = time.monotonic()
+            return sent
         except (OperationalError, RedisError, ConnectionError) as error:
             raise broker_unavailable(self, error=error) from None
 
     def _require_broker(self) -> None:
-        """Ask Redis first: the result backend would retry for long and say that we must be restarted. A
-        message without a result is sent at once, which fails within seconds where Redis is away."""
+        """Ask Redis first: Celery would try three times, and its result backend for long, to say then that
+        we must be restarted. Messages without a result that follow one another are sent at once."""
         _probe(self.conf.broker_url, os.getpid()).ping()
 
 

@@ -128,6 +128,8 @@ def _first_problem(error: ValidationError) -> str:
         return f"{field} is missing."
     if problem["type"] == "extra_forbidden":
         return f"{field} is not a field of it."
+    if problem["type"] == "value_error" and not problem["loc"]:  # of fields that do not go together
+        return f"{problem['ctx']['error']}."
     return f"{field}={str(problem.get('input'))[:80]!r}: {problem['msg']}."
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import stat
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from registry import queue
 from registry.errors import NotFound, RegistryUnavailable, TandemError
 from registry.files import write_json
 from registry.messages import Drain, DrainedHost, JobCommand, Undrain
-from registry.records import Host, Record, TrainingJob
+from registry.records import Event, Host, Record, TrainingJob
 from registry.states import Command, JobState
 from registry.store import Transaction
 from workers import steering
@@ -172,7 +173,7 @@ def _host_meant(tx: Transaction, *, job_id: str | None = None) -> str:
 
 def _meant(tx: Transaction, *, name: str) -> str:
     if name == Command.RESUME:
-        found = tx.find(TrainingJob, state=JobState.PAUSED, newest_first="started_at", limit=1)
+        found = sorted(tx.find(TrainingJob, state=JobState.PAUSED), key=partial(_paused_place, tx))[-1:]
     elif name == Command.RETRY:
         found = tx.find(TrainingJob, state=JobState.FAILED, newest_first="finished_at", limit=1)
     else:
@@ -182,3 +183,9 @@ def _meant(tx: Transaction, *, name: str) -> str:
             f"There is no job that {name} could mean.", remedy=f"Write a job's id into control/{name}."
         )
     return found[0].id
+
+
+def _paused_place(tx: Transaction, job: TrainingJob) -> int:
+    """Among all events, that of its last pause."""
+    pauses = tx.find(Event, subject_id=job.id, after=str(JobState.PAUSED), newest_first="id", limit=1)
+    return (pauses[0].id or 0) if pauses else 0

@@ -14,7 +14,7 @@ from config.settings import Settings
 from registry import asks, lineage, queue
 from registry.errors import RegistryUnavailable
 from registry.records import Checkpoint, Evaluation, TrainingJob, Verdict
-from registry.states import EvaluationState, Priority, is_final
+from registry.states import EvaluationState, JobState, Priority, is_final
 from registry.status_files import (
     CheckpointStatus,
     JobStatus,
@@ -131,9 +131,11 @@ def beat_status(tx: Transaction, *, sweep_seconds: float) -> PartStatus:
 
 
 def recent_jobs(tx: Transaction) -> list[TrainingJob]:
-    """Unfinished jobs and the newest finished ones, in order of submission."""
+    """The newest, and whichever run or are paused, however long ago they came; in order of submission."""
     newest = tx.find(TrainingJob, newest_first="submitted_at", limit=MAX_JOBS)
-    return sorted(newest, key=lambda job: (job.submitted_at, job.id))
+    begun = tx.find(TrainingJob, state=[JobState.RUNNING, JobState.PAUSED])
+    found = {job.id: job for job in (*newest, *begun)}
+    return sorted(found.values(), key=lambda job: (job.submitted_at, job.id))
 
 
 def checkpoint_lines(tx: Transaction) -> list[CheckpointStatus]:

@@ -26,7 +26,6 @@ from workers.sent_events import PatientDispatcher
 
 log = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 3.0
 # What a message of another form than expected raises. Redis going away is none of these.
 When = Annotated[AwareDatetime, Field(strict=False)]
 BROKEN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -129,16 +128,10 @@ class _GuardedPooledConnection(_Guarded, PooledConnection):
 
 
 class _GuardedPool(ConnectionPool):
-    """Makes connections of its own class, whatever the class of that which it was made from.
-
-    None of them waits for ever for a Redis that vanished without a word. Those who take messages have
-    connections of their own: they may wait.
-    """
+    """Makes connections of its own class, whatever the class of that which it was made from."""
 
     def new(self) -> Any:
-        how = dict(self.connection._info(resolve=False))
-        how["transport_options"] = {"socket_timeout": ANSWER_SECONDS, **(how["transport_options"] or {})}
-        return _GuardedPooledConnection(self, **how)
+        return _GuardedPooledConnection(self, **dict(self.connection._info(resolve=False)))
 
 
 class GuardedConnection(_Guarded, Connection):

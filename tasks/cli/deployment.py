@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from registry.messages import ASKED
 from registry.records import Deployment
 from registry.states import DeploymentState
 from tasks.api import Tandem
@@ -36,7 +37,7 @@ def deploy_now(
 @deploy_commands.command("rollback")
 def deploy_rollback(
     release: Annotated[str | None, typer.Argument(help="Release; the one before by default.")] = None,
-    reason: Annotated[str, typer.Option(help="For the record.")] = "asked for",
+    reason: Annotated[str, typer.Option(help="For the record.")] = ASKED,
     as_json: Json = False,
 ) -> None:
     """Serve the release before."""

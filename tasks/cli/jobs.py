@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from registry.messages import ASKED
 from registry.records import Event, TrainingJob
 from registry.states import JobState, Priority
 from tasks.api import JobHandle, Tandem
@@ -18,7 +19,7 @@ from tasks.cli.times import parse_time
 from tasks.cli.watch import INTERRUPTED, watch_job
 from tasks.watching import detail
 from workers import training_statuses
-from workers.errors import RequestError, TaskFailed
+from workers.errors import TaskFailed
 from workers.outlook import look_ahead
 from workers.status import job_line, recent_jobs
 from workers.surroundings import read_surroundings
@@ -26,6 +27,7 @@ from workers.surroundings import read_surroundings
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Profile = Annotated[str | None, typer.Option(help="plain_sft, emoji_think, regime3, or one of your own.")]
 Overlong = Annotated[str | None, typer.Option(help="Rows over max_length: drop, truncate or reject.")]
+Reason = Annotated[str, typer.Option(help="Why, for the job's story.")]
 
 queue_commands = typer.Typer(help="What waits for training.", no_args_is_help=True)
 job_commands = typer.Typer(help="One training job.", no_args_is_help=True)
@@ -79,22 +81,23 @@ def submit(
 
 @queue_commands.command("list")
 def queue_list(as_json: Json = False) -> None:
-    """Jobs in the order in which they will run."""
+    """Jobs in the order in which they will run, then those that are paused."""
     context = Tandem().context
     with context.registry.reading() as tx:
         outlook = look_ahead(tx, rules=context.settings.queue)
-        jobs = [*outlook.running, *outlook.waiting]
+        paused = tx.find(TrainingJob, state=JobState.PAUSED, order_by="submitted_at")
+        jobs = [*outlook.running, *outlook.waiting, *paused]
         lines = [outlook.line(job_line(job, now=tx.now), job=job, tx=tx) for job in jobs]
     if as_json:
         print_json(lines)
         return
-    console.print(queue_table(lines) if lines else "Nothing runs and nothing waits.")
+    console.print(queue_table(lines) if lines else "Nothing runs, nothing waits, and nothing is paused.")
 
 
 @queue_commands.command("set-priority")
-def queue_set_priority(job_id: str, priority: Priority) -> None:
+def queue_set_priority(job_id: str, priority: Priority, reason: Reason = ASKED) -> None:
     """Put a job into another queue; it keeps its time of arrival."""
-    job = Tandem().job(job_id).set_priority(priority)
+    job = Tandem().job(job_id).set_priority(priority, reason=reason)
     console.print(f"{job.id} is on {job.priority}.")
 
 
@@ -103,11 +106,10 @@ def queue_move(
     job_id: str,
     before: Annotated[str | None, typer.Option(help="The job that is to run right after it.")] = None,
     to_end: Annotated[bool, typer.Option("--to-end", help="Behind all others.")] = False,
+    reason: Reason = ASKED,
 ) -> None:
     """Change a job's place in its queue: to the front, unless another place is named."""
-    if before is not None and to_end:
-        raise RequestError("--before and --to-end cannot both be meant.", remedy="Give one of them.")
-    job = Tandem().job(job_id).move(before=before, to_end=to_end)
+    job = Tandem().job(job_id).move(before=before, to_end=to_end, reason=reason)
     where = f"before {before}" if before else "at the end" if to_end else "at the front"
     console.print(f"{job.id} is {where} of {job.priority}.")
 
@@ -177,39 +179,39 @@ def job_wait(
 
 
 @job_commands.command("pause")
-def job_pause(job_id: str) -> None:
+def job_pause(job_id: str, reason: Reason = ASKED) -> None:
     """Save at the next step and wait for `resume`."""
-    _report(job_id, is_in_effect=Tandem().job(job_id).pause(), command="pause")
+    _report(job_id, is_in_effect=Tandem().job(job_id).pause(reason=reason), command="pause")
 
 
 @job_commands.command("resume")
-def job_resume(job_id: str) -> None:
+def job_resume(job_id: str, reason: Reason = ASKED) -> None:
     """Back to the queue, to go on from where it stood."""
-    _report(job_id, is_in_effect=Tandem().job(job_id).resume(), command="resume")
+    _report(job_id, is_in_effect=Tandem().job(job_id).resume(reason=reason), command="resume")
 
 
 @job_commands.command("stop")
-def job_stop(job_id: str) -> None:
+def job_stop(job_id: str, reason: Reason = ASKED) -> None:
     """Save at the next step and end it as `stopped`, saying what was not used."""
-    _report(job_id, is_in_effect=Tandem().job(job_id).stop(), command="stop")
+    _report(job_id, is_in_effect=Tandem().job(job_id).stop(reason=reason), command="stop")
 
 
 @job_commands.command("retry")
-def job_retry(job_id: str) -> None:
+def job_retry(job_id: str, reason: Reason = ASKED) -> None:
     """Queue it again with three fresh attempts; it goes on from its last checkpoint."""
-    _report(job_id, is_in_effect=Tandem().job(job_id).retry(), command="retry")
+    _report(job_id, is_in_effect=Tandem().job(job_id).retry(reason=reason), command="retry")
 
 
 @job_commands.command("skip")
-def job_skip(job_id: str) -> None:
+def job_skip(job_id: str, reason: Reason = ASKED) -> None:
     """To the end of its queue; it keeps its progress."""
-    _report(job_id, is_in_effect=Tandem().job(job_id).skip(), command="skip")
+    _report(job_id, is_in_effect=Tandem().job(job_id).skip(reason=reason), command="skip")
 
 
 @job_commands.command("cancel")
-def job_cancel(job_id: str) -> None:
+def job_cancel(job_id: str, reason: Reason = ASKED) -> None:
     """Never run it again; its checkpoints stay."""
-    _report(job_id, is_in_effect=Tandem().job(job_id).cancel(), command="cancel")
+    _report(job_id, is_in_effect=Tandem().job(job_id).cancel(reason=reason), command="cancel")
 
 
 @job_commands.command("logs")

@@ -3,8 +3,10 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from registry.messages import TrainingSubmission
 from registry.states import Priority
 from registry.store import Registry
 from tasks.testing import free_port, wait_for
+from tests.integration.black_hole import BlackHole
 from workers.app import SettingsLoader, TandemCelery
 from workers.context import Context, Message
 from workers.errors import BrokerUnavailable
@@ -26,6 +29,8 @@ from workers.stack.redis_server import find_redis_server, write_redis_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., None]
 BELL = bell("job-aaaaaaaa", priority=Priority.HIGH)
 
 
@@ -60,6 +65,35 @@ def context(settings: Settings, redis: "subprocess.Popen[bytes]") -> Iterator[Co
     application.close()
 
 
+@pytest.fixture
+def work_around(settings: Settings, redis: "subprocess.Popen[bytes]") -> Iterator[BlackHole]:
+    with BlackHole(port=settings.redis.port) as found:
+        yield found
+
+
+@pytest.fixture
+def started(settings: Settings, work_around: BlackHole) -> Iterator[Start]:
+    """Starts a part of the stack that reaches Redis by the way that can be closed."""
+    url = settings.redis_url.replace(f":{settings.redis.port}/", f":{work_around.port}/")
+    environment = {**os.environ, "TANDEM_REDIS__URL": url, "TANDEM_SCHEDULE__INBOX_SECONDS": "1"}
+    environment.pop("TANDEM_REDIS__PORT")
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> None:
+            command = [sys.executable, "-m", "celery", "-A", "workers.app", *arguments]
+            log = stack.enter_context((settings.paths.logs / "part.log").open("wb"))
+            process = stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            )
+            stack.callback(process.kill)
+
+        yield start
+
+
+def is_there(context: Context) -> bool:
+    return bool(context.celery.control.ping(timeout=2.0))
+
+
 def answers(client: "Redis") -> bool:
     try:
         return bool(client.ping())
@@ -88,6 +122,33 @@ def test_a_redis_that_is_gone_is_noticed(context: Context, redis: "subprocess.Po
         context.send(BELL)
     with pytest.raises(BrokerUnavailable, match="does not answer"):
         context.send(Message("training.submit", TrainingSubmission(dataset="rows.jsonl")))  # has a result
+
+
+def test_a_worker_whose_connections_died_without_a_word_makes_others(
+    context: Context, started: Start, work_around: BlackHole
+) -> None:
+    started(
+        "worker", "-Q", "control", "-c", "1", "-n", "control@here", "--without-gossip", "--without-mingle"
+    )
+    wait_for(lambda: is_there(context), seconds=60, message="the worker answers")
+    work_around.swallow()
+    assert not is_there(context)
+    wait_for(lambda: is_there(context), seconds=60, message="it answers again")
+
+
+def test_beat_whose_connection_died_without_a_word_makes_another(
+    context: Context, started: Start, work_around: BlackHole
+) -> None:
+    with Redis.from_url(context.settings.redis_url) as client:
+
+        def num_sent() -> int:
+            return int(str(client.llen("control")))
+
+        started("beat")
+        wait_for(lambda: num_sent() >= 2, seconds=60, message="it ticks")
+        work_around.swallow()
+        before = num_sent()
+        wait_for(lambda: num_sent() >= before + 2, seconds=60, message="it ticks again")
 
 
 def test_flower_hears_of_a_message_behind_the_block_that_sends_it(context: Context) -> None:

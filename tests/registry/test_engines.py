@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from registry import engines
-from registry.errors import RegistryUnavailable
+from registry.errors import RegistryUnavailable, StaleWrite
 from registry.store import Registry
 from registry.testing import make_registry
 
@@ -43,6 +43,20 @@ def test_every_write_survives_a_power_cut_but_those_that_need_not(tmp_path: Path
             found.append(tx.connection.scalar(text("PRAGMA synchronous")))
     registry.engine.dispose()
     assert found == [FULL, NORMAL, NORMAL, FULL]
+
+
+def test_a_commit_that_fails_stands_in_nobodys_way(tmp_path: Path) -> None:
+    registry = make_registry(tmp_path)
+    child = "CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)"
+    with registry.transaction() as tx:
+        for statement in ("CREATE TABLE parent (id INTEGER PRIMARY KEY)", child):
+            tx.connection.execute(text(statement))
+    with pytest.raises(StaleWrite, match="FOREIGN KEY"), registry.transaction() as tx:
+        tx.connection.execute(text("INSERT INTO child VALUES (1)"))  # found out by COMMIT
+    for each in (registry, Registry(str(registry.engine.url))):
+        with each.transaction() as tx:
+            assert tx.connection.scalar(text("SELECT COUNT(*) FROM child")) == 0
+        each.engine.dispose()
 
 
 @pytest.mark.integration

@@ -73,3 +73,18 @@ def test_a_wrong_argument_is_named_with_its_value_and_what_the_task_takes(
 def test_an_argument_without_a_name_is_refused_with_the_names() -> None:
     with pytest.raises(RequestError, match="'data.jsonl' has no name. By name it takes: dataset"):
         parse_request("training.submit", fields={}, values=["data.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (
+            {"before_id": "job-b", "to_end": True},
+            "before_id and to_end cannot both be meant",
+        ),
+        ({"before_id": "job-a"}, "before_id names the job itself"),
+    ],
+)
+def test_a_job_can_be_moved_to_one_place_alone(place: dict[str, object], message: str) -> None:
+    with pytest.raises(RequestError, match=f"^training.move: {message}"):
+        parse_request("training.move", fields={"job_id": "job-a", **place})

@@ -91,6 +91,21 @@ def test_resume_means_the_job_that_was_paused(context: Context) -> None:
     assert job(context).state is JobState.QUEUED
 
 
+def test_resume_means_the_job_that_was_paused_last_whichever_began_last(context: Context) -> None:
+    with context.registry.transaction() as tx:
+        for name in ("job-a", "job-b", "job-c"):
+            add_queued_job(tx, id=name)
+        began = tx.update(tx.get(TrainingJob, "job-a"), started_at=tx.now)
+    assert began.started_at is not None
+    for name in ("job-a", "job-c", "job-b"):
+        put(context, "pause", name)
+        signals.obey(context)
+    for name in ("job-b", "job-c", "job-a"):
+        put(context, "resume")
+        (answer,) = signals.obey(context)
+        assert (answer.subject, answer.answer) == (name, "in effect")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [

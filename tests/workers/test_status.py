@@ -1,16 +1,19 @@
 """What `tandem status` says of parts that answer nothing."""
 
+from datetime import timedelta
+
 import pytest
 
 from config.settings import Settings
-from registry import asks
+from registry import asks, commands, queue
 from registry.records import TrainingJob
+from registry.states import Command, Priority
 from registry.status_files import PartStatus
 from registry.store import Registry
 from registry.testing import ManualClock, add_queued_job
 from workers.app import app
 from workers.context import Context
-from workers.status import beat_status, job_line, system_status
+from workers.status import MAX_JOBS, beat_status, job_line, recent_jobs, system_status
 
 
 def beat(registry: Registry) -> PartStatus:
@@ -55,3 +58,17 @@ def test_without_redis_server_or_registry_everything_is_down_or_unknown_and_noth
     assert states.pop("server") == states.pop("flower") == "down"
     assert set(states.values()) == {"unknown"}
     assert found.training.status == "unknown"
+
+
+def test_a_job_that_is_paused_or_runs_is_listed_however_many_came_after_it(registry: Registry) -> None:
+    with registry.transaction() as tx:
+        for name in ("job-paused", "job-running"):
+            add_queued_job(tx, id=name)
+        commands.give(tx, job_id="job-paused", command=Command.PAUSE, actor="test", reason="")
+        assert queue.claim_next(tx, queues=tuple(Priority), holder="w", seconds=60)
+        for number in range(MAX_JOBS):
+            later = tx.now + timedelta(seconds=1 + number)
+            add_queued_job(tx, id=f"job-{number:03d}", submitted_at=later)
+        listed = [job.id for job in recent_jobs(tx)]
+    assert listed[:2] == ["job-paused", "job-running"]
+    assert len(listed) == MAX_JOBS + 2

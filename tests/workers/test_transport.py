@@ -7,7 +7,7 @@ from kombu.transport.redis import Channel
 from redis import ConnectionPool, Redis
 
 from workers.app import app
-from workers.transport import ANSWER_SECONDS, GuardedChannel, GuardedConnection, GuardedTransport
+from workers.transport import GuardedChannel, GuardedConnection, GuardedTransport
 
 
 def test_those_who_send_and_those_who_take_use_the_guarded_transport() -> None:
@@ -26,13 +26,6 @@ def test_a_pool_makes_no_more_connections_than_it_may() -> None:
 def test_another_broker_keeps_its_own_transport() -> None:
     with GuardedConnection("memory://").Pool(1).acquire() as connection:
         assert not issubclass(connection.get_transport_cls(), GuardedTransport)
-
-
-def test_who_sends_does_not_wait_for_ever_for_an_answer_and_who_takes_may() -> None:
-    taking = GuardedConnection("redis://localhost", transport_options={"health_check_interval": 10})
-    with taking.Pool(1).acquire() as sending:
-        assert sending.transport_options == {"socket_timeout": ANSWER_SECONDS, "health_check_interval": 10}
-    assert "socket_timeout" not in taking.transport_options
 
 
 def test_a_channel_has_one_client_for_as_long_as_its_pool_lives() -> None:

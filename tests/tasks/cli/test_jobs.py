@@ -61,6 +61,13 @@ def test_the_queue_is_listed_with_places_and_expected_starts(line_of_three: Regi
     assert "place" in shown
 
 
+def test_a_paused_job_stands_behind_the_others_without_a_place(line_of_three: Registry) -> None:
+    with line_of_three.transaction() as tx:
+        commands.give(tx, job_id="job-first", command=Command.PAUSE, actor="test", reason="")
+    lines = json.loads(run("queue", "list", "--json").stdout)
+    assert [(line["id"], line["place"]) for line in lines][1:] == [("job-second", 1), ("job-first", None)]
+
+
 def test_a_queue_of_which_nothing_is_known_says_unknown_and_why(registry: Registry) -> None:
     with registry.transaction() as tx:
         add_queued_job(tx)
