@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from registry.model_shapes import read_shape
+from trainer.config.adapter import AdapterConfig
 from trainer.config.job import JobConfig, check_job
 from trainer.core.batching import BatchPlan
 from trainer.estimate import Arithmetic, TrainingMemory, TrainingMode, training_memory
@@ -39,8 +40,8 @@ PROMPT_CHARACTERS = 8
 class Point(BaseModel):
     """A model and a part of a batch, which is the whole batch unless a step is `split` in two.
 
-    With `overlap` a checkpoint is copied and written beside each step but the first. `prompt` characters come
-    before the `length` that are learnt.
+    With `overlap` a checkpoint is copied and written beside each step but the first; `saves` writes one after
+    each step. `prompt` characters come before the `length` that are learnt. `rank` is that of adapters.
     """
 
     hidden: int
@@ -52,14 +53,23 @@ class Point(BaseModel):
     checkpoints: bool = False
     split: bool = False
     overlap: bool = False
+    saves: bool = False
+    rank: int | None = None
     prompt: int = PROMPT_CHARACTERS
 
     @property
     def kind(self) -> str:
         """What else is done, in words."""
-        said = {"checkpointed": self.checkpoints, "split in two": self.split, "checkpoints": self.overlap}
+        saves = self.overlap or self.saves
+        said = {"checkpointed": self.checkpoints, "split in two": self.split, "checkpoints": saves}
         said[f"{self.prompt} before"] = self.prompt != PROMPT_CHARACTERS
+        said[f"LoRA of rank {self.rank}"] = self.rank is not None
         return ", ".join(word for word, is_so in said.items() if is_so)
+
+    @property
+    def adapter(self) -> AdapterConfig | None:
+        """What learns in place of all weights."""
+        return None if self.rank is None else AdapterConfig(rank=self.rank)
 
 
 CHECKPOINTED: dict[str, Any] = {"checkpoints": True}
@@ -67,6 +77,9 @@ HALF: dict[str, Any] = {"arithmetic": "bfloat16"}
 SPLIT: dict[str, Any] = {"split": True}
 OVERLAPPED: dict[str, Any] = {"overlap": True}
 PROMPTED: dict[str, Any] = {"prompt": 384}
+# Short rows, so that merging asks for more than a step. In bfloat16: matrices that stay in float32 are pages
+# of the model's file, which are not looked at.
+ADAPTED: dict[str, Any] = {"arithmetic": "bfloat16", "rank": 8, "saves": True}
 GRID = [
     Point(hidden=hidden, layers=layers, vocabulary=vocabulary, rows=rows, length=length, **mode)
     for hidden, layers, vocabulary, rows, length, mode in (
@@ -86,6 +99,7 @@ GRID = [
         (128, 4, 151_936, 2, 128, {**CHECKPOINTED, **OVERLAPPED}),
         (192, 3, 2_000, 4, 128, PROMPTED),
         (320, 6, 20_000, 2, 128, PROMPTED),
+        (640, 8, 2_000, 1, 16, ADAPTED),
     )
 ]
 WARM_UP = {"hidden": 64, "layers": 1, "vocabulary": 200, "rows": 1, "length": 16}
@@ -172,6 +186,7 @@ def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemo
             checkpoints_gradients=point.checkpoints,
             is_split=point.split,
             copies_state=point.overlap,
+            adapter=point.adapter,
         ),
     )
     return _job(directory, point=point, length=length, tokens_per_batch=tokens_per_batch), memory
@@ -179,15 +194,16 @@ def _material(directory: Path, *, point: Point) -> tuple[JobConfig, TrainingMemo
 
 def _job(directory: Path, *, point: Point, length: int, tokens_per_batch: int) -> JobConfig:
     checkpointing = "on" if point.checkpoints else "off"
+    adapter = {} if point.adapter is None else {"adapter": point.adapter.model_dump(mode="json")}
     job = {
         "model": {"path": str(directory / "model"), "dtype": point.arithmetic},
         "data": {"path": str(directory / "rows.jsonl")},
         "output": {
             "checkpoints_dir": str(directory / "checkpoints"),
-            "checkpoint_every_steps": 1 if point.overlap else None,
+            "checkpoint_every_steps": 1 if point.overlap or point.saves else None,
             "overlap_writing": "on" if point.overlap else "off",
         },
-        "hyperparameters": {"tokens_per_batch": tokens_per_batch},
+        "hyperparameters": {"tokens_per_batch": tokens_per_batch, **adapter},
         "environment": {
             "device": "cpu",
             "gradient_checkpointing": checkpointing,

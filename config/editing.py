@@ -13,9 +13,9 @@ from tomlkit.exceptions import TOMLKitError
 from config.errors import SettingsError
 from config.origins import Origin, origin_of
 from config.sections import advice, is_locked, is_section, setting_of
-from config.settings import CONFIG_FILE, PREFIX, Settings, load_settings
+from config.settings import Settings, load_settings
+from config.sources import CONFIG_FILE, variable_of
 from registry.files import write_atomically
-from trainer.config.job import check_hyperparameters
 from trainer.config.locked import LOCKED_KEYS, check_model_name
 from trainer.config.pinned import profile_named
 
@@ -55,7 +55,7 @@ def _read() -> tomlkit.TOMLDocument:
     path = Path(CONFIG_FILE)
     try:
         return tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
-    except (TOMLKitError, OSError, UnicodeDecodeError) as error:
+    except (TOMLKitError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}.", remedy="Mend it by hand.") from None
 
 
@@ -82,14 +82,14 @@ def _put(document: tomlkit.TOMLDocument, parts: list[str], *, value: Any) -> Non
             raise SettingsError(f"{'.'.join(parts)}: {part} is a value, not a section, in {CONFIG_FILE}.")
     try:
         table[parts[-1]] = value
-    except (TOMLKitError, TypeError, ValueError) as error:
+    except (TOMLKitError, TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"{'.'.join(parts)} cannot be written to {CONFIG_FILE}: {error}.") from None
 
 
 def _write(document: tomlkit.TOMLDocument) -> None:
     try:
         write_atomically(Path(CONFIG_FILE), content=tomlkit.dumps(document).encode())
-    except (OSError, UnicodeEncodeError) as error:
+    except (OSError, UnicodeEncodeError, RecursionError) as error:
         raise SettingsError(f"{CONFIG_FILE} cannot be written: {error}.") from None
 
 
@@ -97,10 +97,9 @@ def _check(document: tomlkit.TOMLDocument) -> None:
     """The file alone first, so that nothing stronger hides a mistake in it; then what the trainer says."""
     try:
         settings: Settings = load_settings(**document.unwrap())
-    except (ValidationError, TypeError) as error:
+    except (ValidationError, TypeError, RecursionError) as error:
         raise SettingsError(f"{error}.") from None
     training = settings.training
-    check_hyperparameters(training.hyperparameters)
     profile_named(training.profile)
     locked = training.locked
     if locked.model_name is not None and locked.base_model is not None:
@@ -108,7 +107,7 @@ def _check(document: tomlkit.TOMLDocument) -> None:
 
 
 def _hidden(setting: str) -> str:
-    variable = PREFIX + setting.replace(".", "__").upper()
+    variable = variable_of(setting)
     origin = origin_of(variable)
     if origin is Origin.FILE:
         return ""

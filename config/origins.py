@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
-
-from config.settings import CONFIG_FILE, PREFIX
+from config.sources import CONFIG_FILE, DOTENV_FILE, PREFIX, read_dotenv, setting_at
 
 
 class Origin(StrEnum):
@@ -19,7 +18,7 @@ class Origin(StrEnum):
 
     ENVIRONMENT = "environment"
     """A variable of the process."""
-    DOTENV = ".env"
+    DOTENV = DOTENV_FILE
     """A line of `.env` in the directory where tandem runs."""
     FILE = CONFIG_FILE
     """A key of `tandem.toml` there."""
@@ -29,30 +28,43 @@ class Origin(StrEnum):
 
 def origin_of(variable: str) -> Origin:
     """The strongest source that names a setting, given by its environment variable."""
-    names = {variable, *_parents(variable)}
-    if _is_named(names, variable=variable, among=os.environ):
+    path = setting_at(variable).split(".")
+    if _is_named(path, among=os.environ):
         return Origin.ENVIRONMENT
-    if _is_named(names, variable=variable, among=dotenv_values(".env")):
+    if _is_named(path, among=read_dotenv()):
         return Origin.DOTENV
-    return Origin.FILE if _is_in_file(variable) else Origin.DEFAULT
+    return Origin.FILE if _holds(_file(), path=path) else Origin.DEFAULT
 
 
-def _parents(variable: str) -> list[str]:
-    """A section given whole, as JSON, names what is in it too."""
-    parts = variable.removeprefix(PREFIX).split("__")
-    return [PREFIX + "__".join(parts[:count]) for count in range(1, len(parts))]
+def _is_named(path: Sequence[str], *, among: Mapping[str, str | None]) -> bool:
+    ours = {name: value for name, value in among.items() if name.upper().startswith(PREFIX)}
+    return any(_names(name, value=value, path=path) for name, value in ours.items() if value is not None)
 
 
-def _is_named(names: set[str], *, variable: str, among: Mapping[str, Any]) -> bool:
-    return any(name.upper() in names or name.upper().startswith(f"{variable}__") for name in among)
+def _names(variable: str, *, value: str, path: Sequence[str]) -> bool:
+    """A variable names a setting itself, something below it, or, as JSON, a section that it stands in."""
+    own = setting_at(variable).split(".")
+    if own[: len(path)] == path:
+        return True
+    return own == path[: len(own)] and _holds(_parsed(value), path=path[len(own) :])
 
 
-def _is_in_file(variable: str) -> bool:
+def _parsed(text: str) -> Any:
     try:
-        value: Any = tomllib.loads(Path(CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    for part in variable.removeprefix(PREFIX).lower().split("__"):
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _file() -> Any:
+    try:
+        return tomllib.loads(Path(CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _holds(value: Any, *, path: Sequence[str]) -> bool:
+    for part in path:
         if not isinstance(value, dict) or part not in value:
             return False
         value = value[part]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import GetJsonSchemaHandler, JsonValue, ValidationError
+from pydantic import GetJsonSchemaHandler, JsonValue
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from config.errors import SettingsError
+from config.sources import CONFIG_FILE, variable_of
 from trainer.config.hyperparameters import Hyperparameters
+from trainer.config.job import check_hyperparameters
+from trainer.errors import ConfigError
 
 
 class _Schema:
@@ -22,9 +26,17 @@ class _Schema:
 Overrides = Annotated[dict[str, JsonValue], _Schema()]
 
 
-def in_force(overrides: Mapping[str, JsonValue]) -> dict[str, Any]:
-    """Every hyperparameter by name; as they were given, where they are not what the trainer takes."""
+def check_overrides(overrides: Mapping[str, JsonValue]) -> None:
+    """`SettingsError` names field, value and remedy of the first that the trainer would refuse."""
     try:
-        return Hyperparameters.model_validate(dict(overrides)).model_dump(mode="json")
-    except ValidationError:
-        return {**Hyperparameters().model_dump(mode="json"), **overrides}
+        check_hyperparameters(overrides)
+    except ConfigError as error:
+        setting = f"training.{error.field}"
+        raise SettingsError(
+            f"{variable_of(setting)} ({setting} in {CONFIG_FILE}): {error.message}", remedy=error.remedy
+        ) from None
+
+
+def in_force(overrides: Mapping[str, JsonValue]) -> dict[str, Any]:
+    """Every hyperparameter by name."""
+    return check_hyperparameters(overrides).model_dump(mode="json")

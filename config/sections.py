@@ -19,6 +19,7 @@ SETTING_OF: Mapping[str, str] = {
     "profile.name": "training.profile",
     "model.max_length": "training.max_length",
     "data.overlong": "training.overlong",
+    "data.max_token_cache_bytes": "training.max_token_cache_bytes",
     "output.num_checkpoints": "training.num_checkpoints",
     "output.checkpoint_every_steps": "training.checkpoint_every_steps",
     "output.overlap_writing": "training.overlap_writing",
@@ -53,6 +54,13 @@ def setting_of(key: str) -> str:
     if key in SETTING_OF:
         return SETTING_OF[key]
     return f"training.{key}" if key.split(".")[0] in NESTED else key
+
+
+def new_places(path: str) -> list[str]:
+    """What settings an unknown dotted name may mean, likeliest first: as a job's key, by its last part."""
+    name = path.rpartition(".")[2]
+    keys = (path.removeprefix("training."), NEW_PLACES.get(name, ""), f"hyperparameters.{name}")
+    return [setting_of(key) for key in keys if setting_of(key) != key]
 
 
 def advice(name: str) -> str:

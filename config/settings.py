@@ -6,7 +6,6 @@ refused, so a misspelt setting never silently keeps its default.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import socket
@@ -16,21 +15,24 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
 
-from dotenv import dotenv_values
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as UnreadableValue
 
 from config.closed import Section
 from config.errors import SettingsError
 from config.home import Home
-from config.overrides import in_force
+from config.overrides import check_overrides, in_force
 from config.sections import advice
+from config.sources import CONFIG_FILE, DOTENV_FILE, PREFIX, read_dotenv, setting_at, variable_of
 from config.training import TrainingSettings
+from config.unknown import job_advice, setting_meant
 from deploy.config import HostName, RemoteSettings
 from inference.server.config import VllmConfig
 from intelligence.contamination import ContaminationLimits
@@ -39,9 +41,8 @@ from intelligence.traffic import TrafficLimits
 from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
+from trainer.config.hyperparameters import Hyperparameters
 
-PREFIX = "TANDEM_"
-CONFIG_FILE = "tandem.toml"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -73,7 +74,7 @@ class GuardSettings(Section):
 class EvaluationSettings(Section):
     """What the intelligence worker does with a checkpoint."""
 
-    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")
     num_threads: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
     # An evaluation of 0.6B on 1 000 rows takes minutes; a lost message should not cost an hour.
@@ -113,7 +114,7 @@ class ServerSettings(Section):
         default="auto", description="a new release beside the old, or in its place; auto: by free memory"
     )
     max_pause_seconds: float = Field(default=60.0, gt=0, description="a request waits so long for a swap")
-    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")
     num_threads: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=512, ge=1, description="a request may ask for less")
     max_running: int = Field(default=16, ge=1, description="requests generated for at the same time")
@@ -208,6 +209,9 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then `.env`, then `tandem.toml`."""
         del file_secret_settings
+        for source in (env_settings, dotenv_settings):
+            if isinstance(source, EnvSettingsSource):  # a section before what is named in it, which stays
+                source.env_vars = dict(sorted(source.env_vars.items()))
         toml = TomlConfigSettingsSource(settings_cls, toml_file=CONFIG_FILE)
         return (init_settings, env_settings, dotenv_settings, toml)
 
@@ -254,12 +258,8 @@ class Settings(BaseSettings):
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; `SettingsError` names what is wrong and how to mend it."""
     _refuse_unknown_names({**_names_in_dotenv(), **os.environ})
-    try:
-        settings = Settings(_env_file=".env", _env_file_encoding="utf-8", **overrides)
-    except ValidationError as error:
-        raise SettingsError(_explain(error)) from None
-    except ValueError as error:
-        raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}.") from None
+    settings = _read(overrides)
+    check_overrides(settings.training.hyperparameters)
     return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
 
 
@@ -282,6 +282,25 @@ def setting_lines(settings: Settings) -> list[tuple[str, str]]:
         elif not isinstance(_value_of(values, name=name), dict):
             names.append(name)
     return [(f"{PREFIX}{name.upper()}", json.dumps(_value_of(values, name=name))) for name in names]
+
+
+def _read(overrides: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings(_env_file=DOTENV_FILE, _env_file_encoding="utf-8", **overrides)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+    except UnreadableValue as error:
+        raise SettingsError(
+            f"A variable of the environment or of {DOTENV_FILE} cannot be read: {error}.",
+            remedy="Write a section as a JSON object, or its settings one by one.",
+        ) from None
+    except RecursionError:
+        raise SettingsError(
+            f"What the environment, {DOTENV_FILE} or {CONFIG_FILE} says is nested too deeply to be read.",
+            remedy="Write plain values, or lists of them.",
+        ) from None
+    except (ValueError, OSError) as error:
+        raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}.") from None
 
 
 @lru_cache(maxsize=8)
@@ -329,7 +348,7 @@ def _leaves(model: type[BaseModel], *, prefix: str = "") -> Iterator[str]:
 
 
 def _names_in_dotenv() -> dict[str, str]:
-    return {name: value or "" for name, value in dotenv_values(".env").items() if name.startswith(PREFIX)}
+    return {name: value or "" for name, value in read_dotenv().items() if name.startswith(PREFIX)}
 
 
 def _refuse_unknown_names(environment: Mapping[str, str]) -> None:
@@ -339,20 +358,32 @@ def _refuse_unknown_names(environment: Mapping[str, str]) -> None:
         inside_mapping = name.upper().startswith(f"{PREFIX}TRAINING__HYPERPARAMETERS__")
         if not is_ours or inside_mapping or name.upper() in known:
             continue
-        close = difflib.get_close_matches(name.upper(), known, n=1)
-        remedy = f"Did you mean {close[0]}?" if close else "`tandem config show` lists every setting."
+        path = setting_at(name)
+        meant = setting_meant(path, known=_known())
+        other = job_advice(path) or "`tandem config show` lists every setting."
+        remedy = f"Did you mean {variable_of(meant)}?" if meant else other
         raise SettingsError(f"There is no setting {name}.", remedy=remedy)
+
+
+def _known() -> list[str]:
+    """The dotted name of every setting, each hyperparameter included."""
+    leaves = [leaf.replace("__", ".") for leaf in _leaves(Settings)]
+    return leaves + [f"training.hyperparameters.{name}" for name in Hyperparameters.model_fields]
+
+
+def _named(place: list[str]) -> list[str]:
+    """Of pydantic's account of a hyperparameter its name: kinds of JSON values follow, which nobody wrote."""
+    return place[:3] if place[:2] == ["training", "hyperparameters"] else place
 
 
 def _explain(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_input=False)[0]
-    parts = [str(part) for part in problem["loc"]]
-    name = PREFIX + "__".join(parts).upper()
+    parts = _named([str(part) for part in problem["loc"]])
     path = ".".join(parts)
-    if problem["type"] == "extra_forbidden":
-        if len(parts) == 1 and advice(path):
-            return f"{path} does not stand at the top level of {CONFIG_FILE}. {advice(path)}"
-        close = difflib.get_close_matches(path, [leaf.replace("__", ".") for leaf in _leaves(Settings)], n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        return f"There is no setting {path}.{hint}"
-    return f"{name} ({path} in {CONFIG_FILE}): {problem['msg']}."
+    if problem["type"] != "extra_forbidden":
+        return f"{variable_of(path)} ({path} in {CONFIG_FILE}): {problem['msg']}."
+    if len(parts) == 1 and advice(path):
+        return f"{path} does not stand at the top level of {CONFIG_FILE}. {advice(path)}"
+    meant = setting_meant(path, known=_known())
+    hint = f"Did you mean {meant}?" if meant else job_advice(path)
+    return f"There is no setting {path}. {hint}".rstrip()

@@ -7,7 +7,8 @@
 | alpaca | `instruction`, `output` | `input`, `system`, `history` (pairs of texts) |
 | sharegpt | `conversations`: turns of `from`, `value` | `system` |
 
-A row that is whole in two forms is refused: which of the two was meant cannot be known.
+A row that is whole in two forms is refused: which of the two was meant cannot be known. So is one that uses
+tools, or has a turn that it does not want learnt (`weight`): without these it would say something else.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ ACCEPTED = (
 )
 SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 KEPT = ("id", "difficulty", "tags", "cluster", "scorer", "scoring")
+
+TOOLS_OF_ROW = ("tools", "functions")
+TOOLS_OF_TURN = ("tool_calls", "function_call")
+EMPTY: tuple[Any, ...] = (None, "", "[]", [], {})
 
 Turn = dict[str, Any]
 
@@ -73,14 +78,16 @@ def normalised(value: Mapping[str, Any], *, source: str) -> dict[str, Any]:
 
 
 def _from_messages(value: Mapping[str, Any], source: str) -> Any:
-    del source
-    return _kept_fields(value["messages"])
+    _refuse_tools(value, fields=TOOLS_OF_ROW, place=source)
+    return _kept_fields(value["messages"], place=f"{source}: messages")
 
 
 def _from_completion(value: Mapping[str, Any], source: str) -> Any:
     prompt, completion = value["prompt"], value["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
-        return _kept_fields([*prompt, *completion])
+        _refuse_tools(value, fields=TOOLS_OF_ROW, place=source)
+        asked = _kept_fields(prompt, place=f"{source}: prompt")
+        return [*asked, *_kept_fields(completion, place=f"{source}: completion")]
     if isinstance(prompt, list) or isinstance(completion, list):
         raise DatasetError(
             f"{source}: of 'prompt' and 'completion' one is a list and the other is not.",
@@ -103,11 +110,7 @@ def _from_sharegpt(value: Mapping[str, Any], source: str) -> Any:
     turns = value["conversations"]
     if not isinstance(turns, list):
         raise DatasetError(f"{source}: conversations: it is a list of turns (found {str(turns)[:60]!r}).")
-    if value.get("tools"):
-        raise DatasetError(
-            f"{source}: 'tools' are not trained on; without them the row would say something else.",
-            remedy="Remove the rows that use tools.",
-        )
+    _refuse_tools(value, fields=TOOLS_OF_ROW, place=source)
     said = [
         _sharegpt_turn(turn, place=f"{source}: conversations[{index}]") for index, turn in enumerate(turns)
     ]
@@ -123,6 +126,7 @@ def _sharegpt_turn(turn: Any, *, place: str) -> Turn:
             f"{place}.from: {str(speaker)[:60]!r} is no known speaker.",
             remedy=f"Known are {', '.join(SPEAKERS)}.",
         )
+    _refuse_weight(turn, role=SPEAKERS[speaker], place=place)
     return _turn(SPEAKERS[speaker], turn["value"])
 
 
@@ -144,14 +148,39 @@ def _turn(role: str, content: Any) -> Turn:
     return {"role": role, "content": content}
 
 
-def _kept_fields(messages: Any) -> Any:
-    """Keep role and content; anything else a chat log carries (name, weight) is not trained on."""
+def _kept_fields(messages: Any, *, place: str) -> Any:
+    """Keep role and content; anything else a chat log carries, such as a name, is not trained on."""
     if not isinstance(messages, list):
         return messages
-    return [
-        {key: turn[key] for key in ("role", "content") if key in turn} if isinstance(turn, dict) else turn
-        for turn in messages
-    ]
+    return [_kept_turn(turn, place=f"{place}[{index}]") for index, turn in enumerate(messages)]
+
+
+def _kept_turn(turn: Any, *, place: str) -> Any:
+    if not isinstance(turn, dict):
+        return turn
+    _refuse_tools(turn, fields=TOOLS_OF_TURN, place=place)
+    _refuse_weight(turn, role=turn.get("role"), place=place)
+    return {key: turn[key] for key in ("role", "content") if key in turn}
+
+
+def _refuse_tools(value: Mapping[str, Any], *, fields: tuple[str, ...], place: str) -> None:
+    for field in fields:
+        if value.get(field) not in EMPTY:
+            raise DatasetError(
+                f"{place}: {field!r} are not trained on; without them the row would say something else.",
+                remedy="Remove the rows that use tools.",
+            )
+
+
+def _refuse_weight(turn: Mapping[str, Any], *, role: Any, place: str) -> None:
+    """Only of the assistant's turns: no other is learnt, whatever it weighs."""
+    weight = turn.get("weight")
+    if role == "assistant" and weight not in (None, 1):
+        raise DatasetError(
+            f"{place}: 'weight' is {str(weight)[:60]}, but every assistant's turn is learnt alike; without "
+            "it the row would say something else.",
+            remedy="Remove the rows with such turns, or 'weight' where these turns may be learnt.",
+        )
 
 
 READERS: Mapping[RowFormat, Callable[[Mapping[str, Any], str], Any]] = {

@@ -1,11 +1,15 @@
-"""How many numbers adapters add to a model, and how many they keep of each token."""
+"""How many numbers adapters add to a model and keep of each token, and the memory that merging them takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from registry.model_shapes import ModelShape
+from trainer.allocator_sizes import FULL, HALF, Part
 from trainer.config.adapter import AdapterConfig
+
+# B A and that times alpha / rank, to which a weight is added where it lies.
+MERGED_MATRICES = 2
 
 
 def adapter_values(shape: ModelShape, *, adapter: AdapterConfig) -> int:
@@ -25,6 +29,21 @@ def kept_by_adapters(shape: ModelShape, *, adapter: AdapterConfig) -> int:
     # What was dropped out is a tensor of its own, and so is the mask.
     dropped = 2 * sum(wide for wide, _ in sizes) if adapter.dropout else 0
     return adapter.rank * len(sizes) + dropped
+
+
+def while_merging(
+    shape: ModelShape, *, adapter: AdapterConfig, device: str, is_half: bool, is_copied: bool
+) -> list[Part]:
+    """What a checkpoint needs: a matrix on its way, and on a CPU the merged ones, unless `is_copied`."""
+    largest = FULL * max(wide * narrow for wide, narrow in _adapted(shape, adapter=adapter))
+    on_its_way = (MERGED_MATRICES * largest, largest)
+    if is_copied:  # a snapshot, which is counted by itself
+        return [on_its_way]
+    adapted, table = adapted_values(shape, adapter=adapter), FULL * shape.hidden_size * shape.vocab_size
+    merged = (HALF if is_half else FULL) * adapted if device == "cpu" else 0
+    # In bfloat16 the others are rounded where they lie.
+    rounded = HALF * max(0, shape.num_parameters - adapted) if is_half else 0
+    return [on_its_way, (merged, largest), (rounded, table // 2)]
 
 
 def _adapted(shape: ModelShape, *, adapter: AdapterConfig) -> list[tuple[int, int]]:

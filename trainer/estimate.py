@@ -17,11 +17,6 @@ projection lies there while they are made.
 The peak is that of the most expensive of three moments, since they do not fall together: the loss, with all
 activations; the first layer that goes backward; and the end of the backward pass, with all gradients. A tied
 projection's gradient waits until then for that of the embedding.
-
-On a CPU the C library gives blocks of over 32 MiB back at once and keeps smaller ones in a heap. That stays
-as large as it was at its own worst moment, so what it needed when the last gradient was made lies beside the
-large blocks of the next step's loss, though the two are never in use together. It also grows beyond what is
-in use (`benchmarks/memory.py`).
 """
 
 from __future__ import annotations
@@ -33,15 +28,14 @@ from pydantic import Field
 
 from registry.model_shapes import ModelShape
 from registry.records import Record
-from trainer.adapter_sizes import adapted_values, adapter_values, kept_by_adapters
+from trainer.adapter_sizes import adapted_values, adapter_values, kept_by_adapters, while_merging
+from trainer.allocator_sizes import FULL, HALF, Part, allocator_bytes, total
 from trainer.config.adapter import AdapterConfig
 from trainer.cross_entropy import CrossEntropy, answers_per_chunk, is_chunked
 from trainer.layers import fuses_layers
+from trainer.shard_sizes import gathered_weights, last_gradients, moments_outside, reduced_gradients, sharded
 
 Arithmetic = Literal["float32", "bfloat16"]
-Part = tuple[int, int]  # bytes, and those of one of the blocks that they are made of
-
-FULL, HALF = 4, 2  # bytes of a value
 MOMENTS = 2
 LOSS_VALUES = 3
 # A layer is computed again before the one after it let go of everything: two were seen to lie there.
@@ -49,18 +43,13 @@ COMPUTED_AGAIN = 2
 # Interpreter, PyTorch and transformers: 396 to 405 MB were measured in a CPU process. On CUDA its context and
 # libraries, not measured.
 RUNTIME_BYTES: dict[str, int] = {"cpu": 410_000_000, "cuda": 700_000_000}
-# What an allocator holds beyond what was asked of it at most: of the C library's heap, fitted to a grid of
-# small models. CUDA's share is not measured.
-ALLOCATOR_SHARE: dict[str, float] = {"cpu": 0.3, "cuda": 0.05}
-LARGEST_HEAP_BLOCK = 32 << 20  # DEFAULT_MMAP_THRESHOLD_MAX of the GNU C library
-# Programs that oneDNN compiles for each shape of a bfloat16 product and keeps: 15 MB were measured.
-CPU_HALF_KERNELS = 15_000_000
 
 
 class TrainingMode(Record):
     """How a step is computed. `is_split`: in several parts, so that gradients lie beside activations.
 
     `copies_state`: steps go on while a copy of weights and moments is written. On CUDA it lies outside.
+    `num_shards`: processes that each keep a part of weights, gradients and moments; what is estimated is one.
     """
 
     device: Literal["cpu", "cuda"] = "cuda"
@@ -70,6 +59,7 @@ class TrainingMode(Record):
     copies_state: bool = False
     cross_entropy: CrossEntropy = "auto"
     adapter: AdapterConfig | None = Field(default=None, description="full fine-tuning if left out")
+    num_shards: int = Field(default=1, ge=1, description="1: the whole model is kept, however many processes")
 
     @property
     def fuses_layers(self) -> bool:
@@ -103,6 +93,8 @@ def training_memory(
     """
     num_answers = num_tokens if num_answers is None else num_answers
     weights, trained = _weights(shape, mode=mode), _of_trained(shape, times=1, mode=mode)
+    gathered = gathered_weights(shape, num_shards=mode.num_shards, device=mode.device)
+    reduced = reduced_gradients(shape, num_shards=mode.num_shards, device=mode.device)
     kept = _kept_layers(shape, num_tokens=num_tokens, num_answers=num_answers, mode=mode)
     again = COMPUTED_AGAIN * _layer(shape, mode=mode) * num_tokens if mode.checkpoints_gradients else 0
     attention = _attention(shape, mode=mode) * num_tokens
@@ -112,23 +104,24 @@ def training_memory(
     moments = _moments(
         shape, num_tokens=num_tokens, kept=kept, again=again, backward=backward, loss=loss, mode=mode
     )
-    worst = max(moments, key=_total)
+    worst = max(moments, key=total)
     states = [*weights, *_of_trained(shape, times=MOMENTS, mode=mode)]
-    allocator = _allocator(states, moments=moments, mode=mode)
+    is_half = mode.arithmetic == "bfloat16"
+    allocator = allocator_bytes(states, moments=moments, device=mode.device, is_half=is_half)
     runtime = RUNTIME_BYTES[mode.device]
     return TrainingMemory(
         runtime=runtime,
-        weights=_total(weights),
+        weights=total([*weights, *gathered]),
         half_weights=sum(_half_weights(shape, mode=mode)),
-        gradients=_total(trained),
-        optimizer=MOMENTS * _total(trained),
+        gradients=total([*trained, *reduced]),
+        optimizer=MOMENTS * total(trained),
         activations=max(0, kept + again - attention),
         attention=attention,
         backward=backward,
-        loss=_total(loss),
+        loss=total(loss),
         allocator=allocator,
         snapshot=(snapshot := _snapshot(shape, mode=mode)),
-        peak=runtime + _total([*states, *worst]) + allocator + snapshot,
+        peak=runtime + total([*states, *worst]) + allocator + snapshot,
     )
 
 
@@ -164,7 +157,7 @@ def largest_token_budget(
 
 def loss_bytes(shape: ModelShape, *, num_answers: int, mode: TrainingMode) -> int:
     """Of the loss: hidden states that were picked, logits, and what lies there while these are made."""
-    return _total(_loss(shape, num_answers=num_answers, mode=mode))
+    return total(_loss(shape, num_answers=num_answers, mode=mode))
 
 
 def logits_bytes(*, num_tokens: int, vocab_size: int, value_bytes: int) -> int:
@@ -187,21 +180,22 @@ def _trained_values(shape: ModelShape, *, mode: TrainingMode) -> int:
 
 
 def _weights(shape: ModelShape, *, mode: TrainingMode) -> list[Part]:
-    """All weights: in float32, but for the matrices beside which adapters learn in bfloat16."""
+    """All weights, or a share: in float32, but for the matrices beside which adapters learn in bfloat16."""
     (layers, block), table = _of_weights(shape, times=1)
-    if mode.adapter is None:
-        return [(layers, block), table]
-    is_half = mode.arithmetic == "bfloat16"
-    spared = (FULL - HALF) * adapted_values(shape, adapter=mode.adapter) if is_half else 0
-    return [(layers - spared, block), table, *_of_trained(shape, times=1, mode=mode)]
+    adapters: list[Part] = []
+    if mode.adapter is not None:
+        is_half = mode.arithmetic == "bfloat16"
+        layers -= (FULL - HALF) * adapted_values(shape, adapter=mode.adapter) if is_half else 0
+        adapters = _of_trained(shape, times=1, mode=mode)
+    return [*sharded([(layers, block), table], num_shards=mode.num_shards), *adapters]
 
 
 def _of_trained(shape: ModelShape, *, times: int, mode: TrainingMode) -> list[Part]:
-    """Something in float32 as large as the weights that learn, so many times."""
+    """Something in float32 as large as the weights that learn, or a share of them, so many times."""
     if mode.adapter is None:
-        return _of_weights(shape, times=times)
+        return sharded(_of_weights(shape, times=times), num_shards=mode.num_shards)
     size = times * FULL * adapter_values(shape, adapter=mode.adapter)
-    return [(size, FULL * mode.adapter.rank * shape.intermediate_size)]
+    return sharded([(size, FULL * mode.adapter.rank * shape.intermediate_size)], num_shards=mode.num_shards)
 
 
 def _snapshot(shape: ModelShape, *, mode: TrainingMode) -> int:
@@ -224,29 +218,41 @@ def _moments(
     loss: list[Part],
     mode: TrainingMode,
 ) -> list[list[Part]]:
-    """What lies beside the states at each of the three moments."""
+    """What lies beside the states at each of the three moments of a step, and at those outside of one."""
     table, matrix = _trained_table(shape, mode=mode), FULL * shape.hidden_size * shape.intermediate_size
     activation = FULL * num_tokens * shape.intermediate_size
     half_layers, half_head = _half_weights(shape, mode=mode)
     # Gradients that lie there before the last part begins.
     gradients = _of_trained(shape, times=1, mode=mode)
-    early = gradients if mode.is_split else []
+    early = [*gradients] if mode.is_split else []
     # Autocast keeps its copies for the forward pass; a layer that is computed again makes its own.
     half_again = half_layers
     if mode.checkpoints_gradients:
         half_again = min(half_layers, COMPUTED_AGAIN * half_layers // shape.num_layers)
     tables = (2 if mode.is_split else 1) * table
+    num_shards = mode.num_shards
+    early += gathered_weights(shape, num_shards=num_shards, device=mode.device)
+    reduced = reduced_gradients(shape, num_shards=num_shards, device=mode.device)
+    last = [(tables, table)] if num_shards == 1 else last_gradients(shape)
     return [
-        [
-            *early,
-            (half_layers, matrix),
-            (half_head, half_head),
-            (kept, activation),
-            *loss,
-        ],
-        [*early, (half_again, matrix), (table, table), (kept + again + backward, activation)],
-        [*gradients, (tables, table)],
+        [*early, (half_layers, matrix), (half_head, half_head), (kept, activation), *loss],
+        [*early, *reduced, (half_again, matrix), (table, table), (kept + again + backward, activation)],
+        [*gradients, *last],
+        *_moments_outside(shape, mode=mode),
     ]
+
+
+def _moments_outside(shape: ModelShape, *, mode: TrainingMode) -> list[list[Part]]:
+    """Beside the states where that may be most: while shards are loaded and while checkpoints are written."""
+    is_half, device = mode.arithmetic == "bfloat16", mode.device
+    if mode.num_shards > 1:
+        states = total([*_weights(shape, mode=mode), *_of_trained(shape, times=MOMENTS, mode=mode)])
+        size = mode.num_shards
+        return moments_outside(shape, num_shards=size, device=device, is_half=is_half, states=states)
+    if mode.adapter is None:
+        return []
+    is_copied = _snapshot(shape, mode=mode) > 0
+    return [while_merging(shape, adapter=mode.adapter, device=device, is_half=is_half, is_copied=is_copied)]
 
 
 def _loss(shape: ModelShape, *, num_answers: int, mode: TrainingMode) -> list[Part]:
@@ -283,27 +289,6 @@ def _table(shape: ModelShape) -> int:
 def _trained_table(shape: ModelShape, *, mode: TrainingMode) -> int:
     """Adapters leave the embedding and the projection as they are."""
     return _table(shape) if mode.adapter is None else 0
-
-
-def _total(parts: list[Part]) -> int:
-    return sum(num_bytes for num_bytes, _ in parts)
-
-
-def _allocator(states: list[Part], *, moments: list[list[Part]], mode: TrainingMode) -> int:
-    """Bytes that the allocator holds beyond what is in use at the worst moment."""
-    share, in_use = ALLOCATOR_SHARE[mode.device], max(map(_total, moments))
-    if mode.device == "cuda":
-        return int(share * in_use)
-    held = [_by_allocation([*states, *moment]) for moment in moments]
-    heap, mapped = max(heap for heap, _ in held), max(mapped for _, mapped in held)
-    kernels = CPU_HALF_KERNELS if mode.arithmetic == "bfloat16" else 0
-    return heap + mapped - _total(states) - in_use + int(share * heap) + kernels
-
-
-def _by_allocation(parts: list[Part]) -> tuple[int, int]:
-    """Bytes in the C library's heap, and those in blocks of their own."""
-    in_heap = sum(num_bytes for num_bytes, block in parts if block <= LARGEST_HEAP_BLOCK)
-    return in_heap, _total(parts) - in_heap
 
 
 def _liger_chunk(num_answers: int, *, shape: ModelShape) -> int:

@@ -33,11 +33,11 @@ from registry.errors import TandemError
 from registry.os_errors import outage_behind
 from trainer.config.job import JobConfig, read_job
 from trainer.control import FlagControl
-from trainer.errors import TrainerError
+from trainer.errors import ConfigError, TrainerError
 from trainer.launch import launch
 from trainer.leash import Leash, watch_parent
 from trainer.messages import ChildMessage, Failed, FailureKind, Finished, Warned
-from trainer.ranks import num_ranks, rank
+from trainer.ranks import check_ranks, num_ranks, rank
 from trainer.wire import LineWriter, claim_stdout
 
 STDIN = 0
@@ -65,10 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.processes > 1:
         return launch(_without_processes(arguments), num_processes=arguments.processes)
-    if num_ranks() > 1:
-        watch_parent(on_gone=_die)
     is_terminal = sys.stdout.isatty()
     is_alone = arguments.alone or sys.stdin is None or sys.stdin.isatty()
+    try:
+        check_ranks()
+    except ConfigError as error:
+        return _fail(error, emit=_unheard if is_terminal else LineWriter(claim_stdout()))
+    if num_ranks() > 1:
+        watch_parent(on_gone=_die)
     control = FlagControl()
     _obey_signals(control)
     with ExitStack() as stack:
@@ -137,18 +141,23 @@ def _failure(error: Exception) -> Failed:
 
 def _failure_as_raised(error: Exception) -> Failed:
     if isinstance(error, TrainerError):
-        return Failed(kind=error.kind, message=error.message, remedy=error.remedy)
+        return Failed(kind=error.kind, message=_sayable(error.message), remedy=_sayable(error.remedy))
     if isinstance(error, MemoryError):
         return Failed(kind="out_of_memory", message="The process ran out of memory.")
     remedy = error.remedy if isinstance(error, TandemError) else "The job's log has the traceback."
-    return Failed(kind="internal", message=f"{type(error).__name__}: {error}", remedy=remedy)
+    return Failed(kind="internal", message=_sayable(f"{type(error).__name__}: {error}"), remedy=remedy)
+
+
+def _sayable(text: str) -> str:
+    """Half of a surrogate pair, which no message can hold, as its number."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _open_output(descriptor: int, *, is_terminal: bool, stack: ExitStack) -> Emit:
     if not is_terminal:
         return LineWriter(descriptor)
     if rank():  # the first process draws the bar; what goes wrong here is on standard error too
-        return lambda _: None
+        return _unheard
     # rich is of use to a terminal alone.
     from rich.console import Console
 
@@ -156,6 +165,10 @@ def _open_output(descriptor: int, *, is_terminal: bool, stack: ExitStack) -> Emi
 
     stream = stack.enter_context(os.fdopen(descriptor, "w"))
     return stack.enter_context(TerminalReporter(Console(file=stream)))
+
+
+def _unheard(_message: ChildMessage) -> None:
+    """Standard error alone is read."""
 
 
 def _put_on_leash(emit: Emit, *, control: FlagControl) -> Emit:
@@ -212,12 +225,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alone", action="store_true", help="do not listen to standard input")
     parser.add_argument(
         "--processes",
-        type=int,
+        type=_at_least_one,
         default=1,
         metavar="N",
         help="so many share each step, one a card; see environment.parallel",
     )
     return parser
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} processes cannot train: 1 or more can")
+    return number
 
 
 def _without_processes(arguments: argparse.Namespace) -> list[str]:

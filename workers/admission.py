@@ -84,6 +84,7 @@ def training_mode(
         copies_state=kind == "cpu" and overlaps != "off" and training.num_processes == 1,
         cross_entropy=training.cross_entropy,
         adapter=adapter,
+        num_shards=training.num_processes if training.parallel == "fsdp" else 1,
     )
 
 

@@ -132,14 +132,6 @@ PUBLIC_SETTINGS = [
 GROWING = ("TANDEM_CALIBRATION__", "TANDEM_RANKING__WEIGHTS__", "TANDEM_REGRESSION__")
 
 
-@pytest.fixture(autouse=True)
-def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in setting_names():
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_public_settings_are_frozen() -> None:
     assert [name for name in setting_names() if not name.startswith(GROWING)] == PUBLIC_SETTINGS
 
@@ -172,6 +164,75 @@ def test_a_misspelt_name_in_toml_is_refused(empty_directory: Path) -> None:
     (empty_directory / "tandem.toml").write_text("[redis]\nprot = 1\n")
     with pytest.raises(SettingsError, match=r"no setting redis.prot. Did you mean redis.port"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lerning_rate = 1", "HYPERPARAMETERS__LERNING_RATE .*lerning_rate is not a setting.*learning_rate"),
+        ('num_epochs = "many"', "HYPERPARAMETERS__NUM_EPOCHS .*num_epochs = 'many'.*integer"),
+        ("learning_rate = nan", r"training\.hyperparameters\.learning_rate in tandem\.toml.*finite"),
+        ("adapter = {rank = 'x'}", r"training\.hyperparameters\.adapter\.rank in tandem\.toml"),
+    ],
+)
+def test_a_hyperparameter_that_the_trainer_would_refuse_is_refused_as_settings_are_read(
+    empty_directory: Path, text: str, said: str
+) -> None:
+    (empty_directory / "tandem.toml").write_text(f"[training.hyperparameters]\n{text}\n")
+    with pytest.raises(SettingsError, match=said):
+        load_settings()
+
+
+def test_a_wrong_hyperparameter_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_TRAINING__HYPERPARAMETERS__LERNING_RATE", "9")
+    with pytest.raises(SettingsError, match="TANDEM_TRAINING__HYPERPARAMETERS__LERNING_RATE"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SEED", "7"), ("LEARNING_RATE", "3e-4"), ("ADAPTER", '{"kind": "lora"}')]
+)
+def test_a_hyperparameter_in_the_environment_may_be_text_or_json(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"TANDEM_TRAINING__HYPERPARAMETERS__{name}", value)
+    assert name.lower() in load_settings().training.hyperparameters
+
+
+@pytest.mark.parametrize("is_section_last", [True, False])
+def test_a_section_as_json_leaves_what_another_variable_names_in_it(
+    is_section_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {
+        "TANDEM_TRAINING__HYPERPARAMETERS__NUM_EPOCHS": "2",
+        "TANDEM_TRAINING__HYPERPARAMETERS": '{"seed": 3, "num_epochs": 9}',
+    }
+    for name in sorted(told, reverse=is_section_last):
+        monkeypatch.setenv(name, told[name])
+    assert load_settings().training.hyperparameters == {"seed": 3, "num_epochs": "2"}
+
+
+def test_a_dotenv_that_is_no_text_is_named(empty_directory: Path) -> None:
+    (empty_directory / ".env").write_bytes(b"TANDEM_HOME=\xff\n")
+    with pytest.raises(SettingsError, match=r"\.env cannot be read: it is not UTF-8"):
+        load_settings()
+
+
+def test_a_section_that_is_no_json_is_not_blamed_on_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_TRAINING", "{")
+    with pytest.raises(SettingsError, match=r"variable of the environment or of \.env cannot be read"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["TANDEM_TRAINING", "TANDEM_TRAINING__HYPERPARAMETERS__SEED"])
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_a_value_that_is_nested_too_deeply_is_refused(
+    name: str, depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "[" * depth + "]" * depth)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert len(str(caught.value)) < 300
 
 
 def test_broken_toml_is_said_plainly(empty_directory: Path) -> None:

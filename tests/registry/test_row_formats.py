@@ -13,6 +13,9 @@ from registry.errors import DatasetError
 from registry.row_formats import REQUIRED, RowFormat, recognise
 from registry.rows import parse_row
 
+ASKED = {"role": "user", "content": "x"}
+SAID = {"role": "assistant", "content": "y"}
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip)
 conversations = st.tuples(st.none() | texts, st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
 
@@ -42,6 +45,16 @@ def test_all_forms_of_a_conversation_are_one_row(
     (*history, (instruction, output)) = pairs
     alpaca = {"instruction": instruction, "input": "", "output": output, "system": system or ""}
     assert parsed({**alpaca, "history": [list(pair) for pair in history]}) == expected
+
+
+def test_what_asks_for_nothing_more_than_the_words_is_read() -> None:
+    nothing: dict[str, Any] = {"tool_calls": [], "function_call": None}
+    messages = [{**ASKED, "weight": 0, "name": "ann"}, {**SAID, **nothing, "weight": 1}]
+    expected = [("user", "x"), ("assistant", "y")]
+    for empty in (None, [], "", "[]"):
+        assert parsed({"messages": messages, "tools": empty, "functions": empty}) == expected
+    assert parsed({"messages": [ASKED, {**SAID, "weight": None}]}) == expected
+    assert parsed({"messages": [ASKED, {**SAID, "weight": 1.0}]}) == expected
 
 
 def test_an_input_follows_its_instruction() -> None:
@@ -77,6 +90,28 @@ def test_a_row_that_is_whole_in_two_forms_is_refused(first: RowFormat, second: R
         ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "is no known speaker"),
         ({"conversations": [{"from": "human", "value": "x"}], "tools": "[{}]"}, "'tools' are not trained on"),
         ({"prompt": [], "completion": "x"}, "one is a list and the other is not"),
+        (
+            {"messages": [ASKED, {**SAID, "weight": 0}]},
+            "messages[1]: 'weight' is 0, but every assistant's turn is learnt alike",
+        ),
+        ({"messages": [ASKED, {**SAID, "weight": 0.5}]}, "'weight' is 0.5"),
+        ({"messages": [ASKED, {**SAID, "weight": "1"}]}, "'weight' is 1, but"),
+        ({"prompt": [ASKED], "completion": [{**SAID, "weight": 0}]}, "completion[0]: 'weight' is 0"),
+        (
+            {"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y", "weight": 0}]},
+            "conversations[1]: 'weight' is 0",
+        ),
+        ({"messages": [ASKED, SAID], "tools": [{"type": "function"}]}, "line 3: 'tools' are not trained on"),
+        ({"messages": [ASKED, SAID], "functions": [{"name": "f"}]}, "'functions' are not trained on"),
+        ({"prompt": [ASKED], "completion": [SAID], "tools": [{}]}, "'tools' are not trained on"),
+        (
+            {"messages": [ASKED, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+            "messages[1]: 'tool_calls' are not trained on; without them the row would say something else",
+        ),
+        (
+            {"messages": [ASKED, {**SAID, "function_call": {"name": "f"}}]},
+            "messages[1]: 'function_call' are not trained on",
+        ),
     ],
 )
 def test_a_malformed_row_is_refused_with_what_was_found(value: dict[str, Any], reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,13 @@ def test_a_file_that_is_no_job_is_refused(refused: Run, content: bytes, said: st
         ("locked.model_architecture", "LlamaForCausalLM", "locked to 'LlamaForCausalLM'"),
         ("locked.model_name", "Qwen3-8B", "model_name = 'Qwen3-8B' does not agree with the model at"),
         ("resume", "perhaps", "resume = 'perhaps'"),
+        ("data.path", "a\0b", "data.path = 'a\\x00b': it holds a NUL character"),
+        ("job_id", "\ud800", "job_id = '\\ud800': it holds half of a surrogate pair"),
+        ("\ud800", 1, "The job = '\\ud800': Input should be a valid string"),
+        ("environment.device", "cuda:99999999999999999999", "such as cuda:1"),
+        ("environment.max_part_tokens", 1 << 63, "environment.max_part_tokens = 9223372036854775808"),
+        ("hyperparameters.tokens_per_batch", 1 << 63, "tokens_per_batch = 9223372036854775808"),
+        ("locked.base_model", "~nosuchuser/x", "base_model is locked to '~nosuchuser/x'"),
     ],
 )
 def test_a_bad_setting_is_refused_with_its_value_and_a_remedy(
@@ -107,6 +115,10 @@ def test_a_bad_setting_is_refused_with_its_value_and_a_remedy(
     [
         ("data", "path", "missing.jsonl", "missing.jsonl cannot be read", 3),
         ("data", "path", ".", "cannot be read", 3),
+        ("data", "path", "n" * 300, "cannot be read: File name too long", 3),
+        ("data", "token_cache_dir", "/dev/null/x", "The tokens cannot be kept in /dev/null/x", 2),
+        ("output", "checkpoints_dir", "n" * 300, "cannot be made: File name too long", 2),
+        ("model", "path", "n" * 300, "cannot be read: File name too long. Check the path", 6),
         ("model", "path", "nowhere", "is not a model directory: it has no config.json", 6),
     ],
 )
@@ -144,6 +156,20 @@ def test_rows_that_cannot_be_learnt_are_refused(
     code, words = refused(json.loads(config.model_dump_json()))
     assert code == 3
     assert said in words
+
+
+@pytest.mark.parametrize(
+    "template", ["{% for %}", "{{ raise_exception('I take nobody') }}"], ids=["broken", "refusing"]
+)
+def test_a_template_that_shows_nothing_is_the_models_fault(
+    refused: Run, job: JobFactory, model_directory: Path, tmp_path: Path, template: str
+) -> None:
+    copy = Path(shutil.copytree(model_directory, tmp_path / "copy"))
+    (copy / "chat_template.jinja").write_text(template)
+    code, words = refused(json.loads(job(model={"path": str(copy)}).model_dump_json()))
+    assert code == 6
+    assert "chat template cannot show a question and its answer" in words
+    assert "Row" not in words
 
 
 def test_the_engine_alone_refuses_the_same(job: JobFactory) -> None:

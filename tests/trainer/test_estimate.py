@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,3 +163,103 @@ def test_named_layers_alone_are_counted_and_foreign_names_count_as_all() -> None
         for names in (("q_proj",), ("q_proj", "v_proj"), ("c_attn",), None)
     }
     assert sizes["q_proj",] < sizes["q_proj", "v_proj"] < sizes["c_attn",] == sizes[None]
+
+
+# Of matrices too large for the C library's heap; with 1024 wide ones fsdp saves hardly anything on a CPU.
+WIDE = QWEN.changed(hidden_size=2048, intermediate_size=6144, num_parameters=1_720_574_976)
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "arithmetic"),
+    [(QWEN, "cuda", "bfloat16"), (WIDE, "cuda", "bfloat16"), (WIDE, "cpu", "float32")],
+)
+@pytest.mark.parametrize("checkpoints", [False, True])
+@pytest.mark.parametrize("num_tokens", [1, 2048])
+def test_the_more_share_a_model_the_less_each_needs_but_never_a_mere_part(
+    shape: ModelShape, device: Any, arithmetic: Any, checkpoints: bool, num_tokens: int
+) -> None:
+    mode = TrainingMode(device=device, arithmetic=arithmetic, checkpoints_gradients=checkpoints)
+    alone, *others = (
+        training_memory(shape, num_tokens=num_tokens, mode=mode.changed(num_shards=number))
+        for number in (1, 2, 4, 8)
+    )
+    assert alone == training_memory(shape, num_tokens=num_tokens, mode=mode)
+    assert alone.peak > others[0].peak > others[1].peak > others[2].peak > alone.peak / 8
+    for number, memory in zip((2, 4, 8), others, strict=True):
+        assert memory.optimizer == pytest.approx(alone.optimizer / number, abs=16)
+        # The embedding and a layer are whole while they are used.
+        table = 4 * shape.hidden_size * shape.vocab_size
+        assert memory.weights > alone.weights / number + table
+        assert memory.gradients > alone.gradients / number
+
+
+def test_one_shard_gives_the_numbers_of_before_there_were_any() -> None:
+    on_card = training_memory(QWEN, num_tokens=2048, mode=MODE)
+    on_cpu = training_memory(
+        QWEN, num_tokens=2048, mode=TrainingMode(device="cpu", arithmetic="float32", is_split=False)
+    )
+    assert (on_card.peak, on_cpu.peak) == (12_659_477_401, 12_683_372_364)
+    small = QWEN.changed(
+        num_parameters=14_637_888,
+        hidden_size=320,
+        intermediate_size=960,
+        num_layers=6,
+        num_heads=10,
+        num_key_value_heads=1,
+        head_size=64,
+        vocab_size=20_000,
+    )
+    in_heap = training_memory(small, num_tokens=1, mode=TrainingMode(device="cpu", arithmetic="float32"))
+    assert in_heap.peak == 781_028_070
+
+
+@pytest.mark.parametrize(("num_processes", "measured"), [(2, (506, 470)), (4, (459, 414, 441, 391))])
+def test_on_a_cpu_the_heap_holds_what_layers_were_put_together_in(
+    num_processes: int, measured: tuple[int, ...]
+) -> None:
+    """Beside what was measured of small matrices, in MB of each process, before the model taken off."""
+    shape = ModelShape(
+        num_parameters=21_871_872,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_layers=6,
+        num_heads=16,
+        num_key_value_heads=1,
+        head_size=64,
+        vocab_size=2000,
+    )
+    mode = TrainingMode(
+        device="cpu",
+        arithmetic="float32",
+        checkpoints_gradients=False,
+        is_split=False,
+        num_shards=num_processes,
+    )
+    memory = training_memory(shape, num_tokens=168, num_answers=128, mode=mode)
+    assert num_processes * (memory.peak - memory.runtime) == pytest.approx(1e6 * sum(measured), rel=0.15)
+
+
+def test_what_no_layer_owns_is_fetched_whole_and_counts_twice_where_it_is_not_tied() -> None:
+    table = QWEN.hidden_size * QWEN.vocab_size
+    untied = QWEN.changed(num_parameters=QWEN.num_parameters + table)
+    tied, two = (
+        training_memory(shape, num_tokens=1, mode=MODE.changed(num_shards=2)).weights
+        for shape in (QWEN, untied)
+    )
+    assert two - tied == pytest.approx(4 * table + 4 * table / 2, rel=0.001)
+
+
+def test_on_a_cpu_the_first_process_puts_a_checkpoint_together_in_the_memory_of_all() -> None:
+    mode = TrainingMode(device="cpu", arithmetic="float32", num_shards=2)
+    together = 2 * (training_memory(QWEN, num_tokens=1, mode=mode).peak)
+    # 12 bytes a parameter that all keep, and 12 that the first one holds whole.
+    assert together > 24 * QWEN.num_parameters
+
+
+def test_merging_adapters_counts_where_the_merged_matrices_lie() -> None:
+    adapted = MODE.changed(device="cpu", arithmetic="float32", adapter=AdapterConfig())
+    merged = 4 * 28 * (1024 * (2 * 2048 + 2 * 1024) + 3 * 1024 * 3072)
+    memory = training_memory(QWEN, num_tokens=1, mode=adapted)
+    assert memory.peak - memory.runtime - memory.allocator > memory.weights + memory.optimizer + merged
+    on_a_card = training_memory(QWEN, num_tokens=1, mode=MODE.changed(adapter=AdapterConfig()))
+    assert on_a_card.peak < memory.peak - merged / 2

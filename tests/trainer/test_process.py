@@ -38,8 +38,10 @@ from trainer.messages import (
     Finished,
     Progress,
     Started,
+    format_line,
     parse_line,
 )
+from trainer.ranks import check_ranks
 
 JobFactory = Callable[..., JobConfig]
 WriteJob = Callable[..., Path]
@@ -141,6 +143,61 @@ def test_a_bad_job_file_is_one_clear_message(tmp_path: Path, capsys: pytest.Capt
     text = capsys.readouterr().err
     assert "Traceback" not in text
     assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE is 'abc': it is a number, 1 or more."),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK is not set."),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, "RANK is 'x': it is a number, 0 or more."),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2, but the highest"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'"),
+    ],
+)
+def test_what_a_launcher_cannot_mean_is_refused(
+    write_job: WriteJob,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    variables: dict[str, str],
+    said: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(process, "claim_stdout", lambda: os.dup(1))
+    assert process.main([str(write_job())]) == 2
+    captured = capfd.readouterr()
+    failed = parse_line(captured.out)
+    assert isinstance(failed, Failed)
+    assert failed.kind == "config"
+    assert failed.message.startswith(said)
+    assert "torchrun" in failed.remedy
+    assert "Traceback" not in captured.err
+
+
+def test_a_rank_among_one_is_nobodys_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "x")
+    check_ranks()
+
+
+@pytest.mark.parametrize("number", ["0", "-2", "two"])
+def test_fewer_processes_than_one_are_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        process.main(["job.json", "--processes", number])
+    assert "argument --processes: " in capsys.readouterr().err
+
+
+def test_a_failure_in_half_a_character_is_told_all_the_same(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise DataError("\ud800 is odd", remedy="Remove \ud800.")
+
+    monkeypatch.setattr(process, "_train", fail)
+    said: list[ChildMessage] = []
+    assert process.run(write_job(), emit=said.append, control=FlagControl()) == 3
+    assert b"ud800 is odd" in format_line(said[0])
 
 
 @pytest.fixture

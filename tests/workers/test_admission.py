@@ -185,6 +185,44 @@ def test_what_is_set_decides_how_a_step_is_estimated(
     assert (mode.device, mode.arithmetic, mode.checkpoints_gradients, mode.copies_state) == expected
 
 
+@pytest.mark.parametrize(
+    ("training", "num_shards"),
+    [
+        ({}, 1),
+        ({"parallel": "fsdp"}, 1),
+        ({"num_processes": 2}, 1),
+        ({"num_processes": 2, "parallel": "ddp"}, 1),
+        ({"num_processes": 2, "parallel": "fsdp"}, 2),
+    ],
+)
+def test_processes_that_keep_parts_of_a_model_are_its_shards(
+    settings: Settings, training: dict[str, Any], num_shards: int
+) -> None:
+    found = load_settings(home=settings.home, training=training).training
+    assert admission.training_mode(found, kind="cuda").num_shards == num_shards
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_job_in_parts_asks_for_less_than_one_of_whole_models_but_for_more_than_one_process(
+    registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    asked: list[Need] = []
+    wide = make_shape().changed(hidden_size=2048, intermediate_size=6144, num_parameters=1_720_574_976)
+    monkeypatch.setattr(admission, "read_shape", lambda _path: wide)
+    monkeypatch.setattr(admission, "kind_of", lambda _device: kind)
+    monkeypatch.setattr(admission, "_hold", lambda *_args, need, devices: asked.append(need))
+    with registry.transaction() as tx:
+        add_queued_job(tx)
+    for parallel in ("ddp", "fsdp"):
+        training = {"device": "cpu", "num_processes": 2, "parallel": parallel}
+        context = Context(settings=load_settings(home=home, training=training), registry=registry, celery=app)
+        with admission.to_train(context) as seen:
+            assert seen is not None
+    whole, parts = asked
+    assert whole.num_bytes / 2 < parts.num_bytes < whole.num_bytes
+    assert whole.least_bytes / 2 < parts.least_bytes < whole.least_bytes
+
+
 @pytest.mark.parametrize(("reserve_bytes", "is_free"), [(FULL, False), (0, True)])
 def test_an_evaluation_is_told_why_it_cannot_begin(
     registry: Registry, home: Path, reserve_bytes: int, is_free: bool

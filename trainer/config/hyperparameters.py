@@ -10,6 +10,9 @@ from pydantic_core import PydanticCustomError
 from registry.records import Record
 from trainer.config.adapter import AdapterConfig
 
+# The bounds of packed rows are counted in 32 bits.
+MAX_TOKENS = (1 << 31) - 1
+
 Schedule = Literal["linear", "cosine", "constant"]
 
 
@@ -22,7 +25,10 @@ class Hyperparameters(Record):
     num_epochs: int = Field(default=1, ge=1, le=1000)
     max_steps: int | None = Field(default=None, ge=1, description="end sooner than num_epochs would")
     tokens_per_batch: int = Field(
-        default=8192, ge=1, description="rows times the longest of them; a longer row is a batch of its own"
+        default=8192,
+        ge=1,
+        le=MAX_TOKENS,
+        description="rows times the longest of them; a longer row is a batch of its own",
     )
     weight_decay: float = Field(default=0.01, ge=0, le=1, description="not on norms, biases, embeddings")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")

@@ -14,8 +14,9 @@ from typing import Any, Literal, NoReturn, TypeVar
 from pydantic import Field, ValidationError
 
 from registry.records import Record
-from trainer.config.hyperparameters import Hyperparameters
+from trainer.config.hyperparameters import MAX_TOKENS, Hyperparameters
 from trainer.config.problems import config_error
+from trainer.config.section import Section
 from trainer.cross_entropy import CrossEntropy
 from trainer.errors import ConfigError
 
@@ -24,10 +25,11 @@ M = TypeVar("M", bound=Record)
 Overlong = Literal["drop", "truncate", "reject"]
 Parallel = Literal["auto", "none", "ddp", "fsdp"]
 Switch = Literal["auto", "on", "off"]
+ADAPTER = "hyperparameters.adapter"
 Tool = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
-class ModelConfig(Record):
+class ModelConfig(Section):
     """Where the run starts from. `dtype` is what the arithmetic uses; weights are kept in float32."""
 
     path: Path
@@ -37,7 +39,7 @@ class ModelConfig(Record):
     )
 
 
-class ProfileConfig(Record):
+class ProfileConfig(Section):
     """How rows are rewritten before they are learnt; inference does the same with what it asks."""
 
     name: str = Field(
@@ -48,7 +50,7 @@ class ProfileConfig(Record):
     )
 
 
-class LockedConfig(Record):
+class LockedConfig(Section):
     """What must not change by accident: the run is refused where the model is another. Unset is unchecked."""
 
     base_model: str | None = Field(default=None, description="directory of the model that all descends from")
@@ -58,7 +60,7 @@ class LockedConfig(Record):
     vocab_size: int | None = Field(default=None, ge=1, description="rows of the model's embedding")
 
 
-class DataConfig(Record):
+class DataConfig(Section):
     """What is learnt."""
 
     path: Path
@@ -74,7 +76,7 @@ class DataConfig(Record):
     )
 
 
-class OutputConfig(Record):
+class OutputConfig(Section):
     """Where checkpoints go, and when. The last step always has one."""
 
     checkpoints_dir: Path
@@ -87,10 +89,14 @@ class OutputConfig(Record):
     )
 
 
-class EnvironmentConfig(Record):
+class EnvironmentConfig(Section):
     """The machine."""
 
-    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
+    device: str = Field(
+        default="auto",
+        pattern="^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$",
+        description="auto, cpu, cuda, or a card by its number from 0 to 99, such as cuda:1",
+    )
     num_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads")
     gradient_checkpointing: Switch = Field(
         default="auto", description="less memory for a third more work; auto: on for CUDA, off for a CPU"
@@ -113,12 +119,13 @@ class EnvironmentConfig(Record):
     max_part_tokens: int | None = Field(
         default=None,
         ge=1,
+        le=MAX_TOKENS,
         description="a step takes its batch in parts of at most so many tokens, or a row, in each process; "
         "unset until memory runs out",
     )
 
 
-class MonitoringConfig(Record):
+class MonitoringConfig(Section):
     """How often the run is reported, to whom, what it is measured by, and whether it is traced."""
 
     report_every_seconds: float = Field(default=1.0, ge=0, description="0 reports every step")
@@ -141,7 +148,7 @@ class MonitoringConfig(Record):
     )
 
 
-class JobConfig(Record):
+class JobConfig(Section):
     """One job, complete: every path, every number, nothing implied."""
 
     job_id: str | None = None
@@ -184,19 +191,37 @@ def _put(job: dict[str, Any], *, override: str) -> None:
     """Values are JSON where they can be read as it, else the text itself."""
     key, separator, text = override.partition("=")
     *sections, name = key.split(".")
-    if not separator or not name or len(sections) > 1:
+    if not separator or not all((*sections, name)):
         raise ConfigError(
             f"--set {override!r} is not section.key=value.",
             field=key,
             remedy="For example --set hyperparameters.learning_rate=1e-4.",
         )
-    part = job.setdefault(sections[0], {}) if sections else job
-    if not isinstance(part, dict):
-        raise ConfigError(f"--set {override!r}: {sections[0]} is no section.", field=key)
+    part = job
+    for depth, section in enumerate(sections, start=1):
+        place = ".".join(sections[:depth])
+        part[section] = _opened(part.get(section), place=place, override=override)
+        part = part[section]
     try:
         part[name] = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         part[name] = text
+
+
+def _opened(found: Any, *, place: str, override: str) -> dict[str, Any]:
+    """What stands at a place as a section that keys can be put into; an adapter may be named by a word."""
+    if found is None:
+        return {}
+    if place == ADAPTER and isinstance(found, str):
+        return {"kind": found}
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"--set {override!r}: {place} is no section.",
+            field=place,
+            value=found,
+            remedy=f"Set {place} itself.",
+        )
+    return found
 
 
 def _check(model: type[M], *, value: dict[str, Any], prefix: str) -> M:

@@ -26,12 +26,12 @@ def check_locked(config: JobConfig) -> None:
         check_model_name(locked.model_name, path=model.path)
     _check_facts(locked, path=model.path)
     if locked.base_model is not None:
-        _check_descent(Path(locked.base_model).expanduser(), model=model.path)
+        _check_descent(_path_of(locked.base_model), model=model.path)
 
 
 def check_base_model(locked: LockedConfig, *, path: Path) -> None:
     """`ConfigError` unless a model that all others are to descend from is the one that was locked."""
-    if locked.base_model is not None and Path(locked.base_model).expanduser().resolve() != path.resolve():
+    if locked.base_model is not None and _path_of(locked.base_model).resolve() != path.resolve():
         raise _refused(
             "base_model", locked=locked.base_model, found=str(path), where="what is to be the base"
         )
@@ -67,6 +67,18 @@ def model_facts(path: Path) -> dict[str, Any]:
             field="model.path",
             value=str(path),
             remedy="Name a directory that save_pretrained() wrote.",
+        ) from None
+
+
+def _path_of(base_model: str) -> Path:
+    try:
+        return Path(base_model).expanduser()
+    except RuntimeError:  # ~somebody who has no home here
+        raise ConfigError(
+            f"base_model is locked to {base_model!r}, but this host knows no home of that user.",
+            field="locked.base_model",
+            value=base_model,
+            remedy="Name the whole path: `tandem config set locked.base_model PATH --unlock`.",
         ) from None
 
 

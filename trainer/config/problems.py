@@ -46,7 +46,7 @@ def config_error(error: ValidationError, *, model: type[Record], prefix: str) ->
     else:
         reason = problem["msg"].removeprefix("Value error, ")
         message = f"{field or 'The job'} = {_shown(value)}: {reason}{more}."
-        remedy = _description(places, model=model)
+        remedy = str(problem.get("ctx", {}).get("remedy", "")) or _description(places, model=model)
     return ConfigError(message, field=field, value=value, remedy=remedy)
 
 

@@ -126,16 +126,21 @@ class ChatEncoder:
         is_open: bool = False,
         is_thinking: bool = False,
     ) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=is_open, enable_thinking=is_thinking
-            )
+            return self._shown(messages, is_open=is_open, is_thinking=is_thinking)
         except Exception as error:  # jinja raises whatever a template raises
             raise DataError(
                 f"Row {number}: the model's chat template refuses it: {error}.",
                 remedy="Check the order of the roles.",
             ) from error
+
+    def _shown(
+        self, messages: Sequence[ChatMessage], *, is_open: bool = False, is_thinking: bool = False
+    ) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        text: str = self._tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=is_open, enable_thinking=is_thinking
+        )
         return text
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -181,7 +186,13 @@ class ChatEncoder:
             )
         asked = ChatMessage(role="user", content="?")
         said = ChatMessage(role="assistant", content=SENTINEL)
-        rest = self._render((asked, said), number=0).rpartition(SENTINEL)[2]
+        try:
+            rest = self._shown((asked, said)).rpartition(SENTINEL)[2]
+        except Exception as error:  # no row is at fault where a question and its answer cannot be shown
+            raise ModelError(
+                f"The model's chat template cannot show a question and its answer: {error}.",
+                remedy="Mend chat_template.jinja, or take it from the base model.",
+            ) from error
         ids = self._tokenize([rest])[0] if rest else []
         if not ids or ids[0] not in self._tokenizer.added_tokens_decoder:
             raise ModelError(

@@ -29,6 +29,7 @@ from trainer.core.fused_layers import fuse_layers, suits_fused_layers
 from trainer.core.loss import collate
 from trainer.core.memory import named_out_of_memory
 from trainer.core.models import (
+    check_positions,
     check_projection,
     checkpoint_gradients,
     identify_model,
@@ -268,6 +269,7 @@ def _read_dataset(config: JobConfig, *, tokenizer: Any, warn: Callable[[str], No
 def _make_run(
     config: JobConfig, *, inputs: _Inputs, model: Any, place: _Place, warn: Callable[[str], None]
 ) -> Run:
+    check_positions(model, dataset=inputs.dataset, warn=warn)
     exchange = _prepare_model(model, config=config, inputs=inputs, place=place)
     optimizer = make_optimizer(model, hyperparameters=config.hyperparameters)
     runner = StepRunner(

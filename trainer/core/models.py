@@ -6,43 +6,52 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from registry.errors import ManifestError
 from registry.files import write_json
 from registry.manifests import MANIFEST_NAME, list_files, verify, weights_sha256
+from trainer.core.data import TokenizedDataset
 from trainer.core.exchange import own_part
 from trainer.core.loss import Batch, answer_logits
 from trainer.core.memory import is_out_of_memory
-from trainer.errors import ModelError, OutOfMemory
+from trainer.errors import ConfigError, ModelError, OutOfMemory
 
 # Two ways to the same logits differ by rounding alone.
 PROJECTION_TOLERANCE = 1e-3
 PROBED_TOKENS = 16
+# OPT and RoBERTa keep two rows before the first position.
+SPARE_POSITIONS = 2
+MAX_SHOWN = 80
 
 
 def identify_model(directory: Path) -> str:
     """Hex sha256 of a model's weights; verified against its manifest where it has one."""
-    if not (directory / "config.json").is_file():
-        raise ModelError(
-            f"{directory} is not a model directory: it has no config.json.",
-            remedy="Save a model into it with save_pretrained().",
-        )
     try:
+        if not (directory / "config.json").is_file():
+            raise ModelError(
+                f"{directory} is not a model directory: it has no config.json.",
+                remedy="Save a model into it with save_pretrained().",
+            )
         if (directory / MANIFEST_NAME).is_file():
             return verify(directory, with_state=False).weights_sha256
         return weights_sha256(list_files(directory))
     except ManifestError as error:
         raise ModelError(error.message, remedy=error.remedy) from error
+    except OSError as error:  # such as a name that is too long
+        raise ModelError(
+            f"model.path = {_shortened(directory)!r} cannot be read: {error.strerror}.",
+            remedy="Check the path and its permissions.",
+        ) from error
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -117,6 +126,7 @@ def check_projection(model: Any, *, batch: Batch) -> None:
         ours = answer_logits(model, batch=batch)
         theirs = model(input_ids=batch.input_ids, use_cache=False).logits.flatten(0, 1)[batch.positions]
     model.train()
+    _check_finite(model, ours=ours, theirs=theirs)
     scale = float(theirs.abs().max().clamp(min=1.0))
     difference = float((ours - theirs.float()).abs().max())
     if not difference <= PROJECTION_TOLERANCE * scale:
@@ -125,6 +135,41 @@ def check_projection(model: Any, *, batch: Batch) -> None:
             "which this trainer does not do.",
             remedy="Train a model family without logit scaling or soft-capping, such as Qwen3.",
         )
+
+
+def check_positions(model: Any, *, dataset: TokenizedDataset, warn: Callable[[str], None]) -> None:
+    """`ConfigError` where a row is longer than a model's table of positions.
+
+    A model that computes its positions reads longer rows too: that is worth a warning.
+    """
+    positions = _num_positions(model)
+    longest = int(dataset.lengths.argmax())
+    num_tokens = int(dataset.lengths[longest])
+    # The last token of a row is only ever a target.
+    if positions is None or num_tokens - 1 <= positions:
+        return
+    subject = f"Row {dataset.row_numbers[longest]} has {num_tokens} tokens; {type(model).__name__}"
+    remedy = (
+        f"Set max_length to {positions}: longer rows are then left out, or cut off where data.overlong is "
+        "'truncate'."
+    )
+    if not _has_table(model, num_positions=positions):
+        warn(f"{subject} was made for {positions} and may learn little from what stands behind. {remedy}")
+        return
+    raise ConfigError(
+        f"{subject} has {positions} positions and cannot read it.",
+        field="model.max_length",
+        value=num_tokens,
+        remedy=remedy,
+    )
+
+
+def most_tokens(model: Any) -> int | None:
+    """The tokens of the longest row that a model can read, whose last one is a target; None: any number."""
+    positions = _num_positions(model)
+    if positions is None or not _has_table(model, num_positions=positions):
+        return None
+    return positions + 1
 
 
 def checkpoint_gradients(model: Any) -> None:
@@ -192,6 +237,37 @@ def _check_vocabulary(directory: Path, *, model: Any, tokenizer: Any) -> None:
             f"{directory}: the tokenizer has token {highest}, the model {num_embeddings} embeddings.",
             remedy="The tokenizer belongs to another model.",
         )
+
+
+def _check_finite(model: Any, *, ours: Tensor, theirs: Tensor) -> None:
+    # A model may well forbid a token by minus infinity after the projection.
+    if torch.isfinite(ours).all() and not theirs.isnan().any():
+        return
+    raise ModelError(
+        f"The outputs of {type(model).__name__} are not finite: its weights, or numbers in its config.json, "
+        "are NaN or infinite.",
+        remedy="Take a sound copy of the model, or a checkpoint from before it broke.",
+    )
+
+
+def _num_positions(model: Any) -> int | None:
+    """That a model was made for, where its configuration says so."""
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found >= 1 else None
+
+
+def _has_table(model: Any, *, num_positions: int) -> bool:
+    """True where positions are looked up, learnt or not."""
+    words = model.get_input_embeddings()
+    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    tables = [table for table in tables if table is not words.weight]
+    tables += [buffer for buffer in model.buffers() if buffer.ndim == 2]
+    return any(num_positions <= len(table) <= num_positions + SPARE_POSITIONS for table in tables)
+
+
+def _shortened(directory: Path) -> str:
+    text = str(directory)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 def _first_line(error: Exception) -> str:

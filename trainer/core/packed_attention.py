@@ -8,7 +8,10 @@ length (FlashAttention; Dao et al. 2022); elsewhere each row is attended to by i
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from trainer.errors import ConfigError
 
@@ -25,6 +29,9 @@ NAME = "tandem_packed"
 FIELD = "environment.batching"
 HALF_TYPES = (torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)  # Ampere: the kernel needs it
+# What a model is probed with; two ways to the same hidden states differ by rounding alone.
+PROBED_ROWS = ((5, 3, 4, 1, 2), (2, 4, 1))
+TOLERANCE = 1e-3
 
 Batching = Literal["auto", "buckets", "packed"]
 
@@ -38,33 +45,39 @@ class Segments:
 
 
 def wants_packing(setting: Batching, *, device: torch.device, dtype: torch.dtype, model: Path) -> bool:
-    """Whether batches are packed; `auto`: where the kernel is there and the model attends to every token.
+    """Whether batches are packed; `auto`: where the kernel is there and the model keeps packed rows apart.
 
-    `ConfigError` where it is asked for and the model's attention is of another kind.
+    `ConfigError` where it is asked for and the model would not.
     """
+    if setting == "buckets" or (setting == "auto" and not _is_fast(device, dtype=dtype)):
+        return False
     problem = _problem(model)
     if setting == "packed" and problem:
-        raise ConfigError(
-            f"{FIELD} = 'packed': the model {problem}, which packed rows do not have.",
-            field=FIELD,
-            value=setting,
-            remedy="Use 'auto' or 'buckets'.",
-        )
-    if setting != "auto":
-        return setting == "packed"
-    has_kernel = device.type == "cuda" and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
-    return has_kernel and dtype in HALF_TYPES and not problem
+        raise _unsuitable(problem, remedy="Use 'auto' or 'buckets'.")
+    return not problem
 
 
 def suits_packing(model: Path) -> bool:
-    """True where the model attends to every token before one, as packed rows do."""
+    """True where the model attends to every token of a row before one, and to those of no other row."""
     return not _problem(model)
 
 
 def use_packed_attention(model: Any) -> None:
-    """From here on the model takes `segments`; without them it attends as before."""
+    """From here on the model takes `segments`; without them it attends as before.
+
+    `ConfigError` where its rows then tell of each other, whatever its class says of itself.
+    """
+    apart = _probed(model, rows=PROBED_ROWS)
     AttentionInterface.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)
+    together = _probed_together(model, rows=PROBED_ROWS)
+    difference = float((apart - together).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(apart.abs().max())):
+        family = model.config.model_type
+        raise _unsuitable(
+            f"is of the family {family}, whose packed rows tell of each other (by {difference:.3g})",
+            remedy="Use 'buckets'.",
+        )
 
 
 def packed_attention(
@@ -114,9 +127,18 @@ def _by_kernel(query: Tensor, key: Tensor, value: Tensor, *, segments: Segments,
     return attended.unsqueeze(0)  # type: ignore[no-any-return]  # varlen_attn may be asked for more
 
 
+def _is_fast(device: torch.device, *, dtype: torch.dtype) -> bool:
+    """True where the kernel is there."""
+    has_kernel = device.type == "cuda" and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
+    return has_kernel and dtype in HALF_TYPES
+
+
 def _problem(model: Path) -> str:
-    """What a model's config.json says of attention that is more than causal; empty if nothing."""
+    """What keeps a model from packed rows, as its config.json and its class tell; empty if nothing."""
     config = json.loads((model / "config.json").read_text())
+    problem = _problem_of_class(model, family=str(config.get("model_type")))
+    if problem:
+        return problem
     kinds = set(config.get("layer_types") or ()) - {"full_attention"}
     if kinds:
         return f"has layers of {', '.join(sorted(kinds))}"
@@ -125,3 +147,72 @@ def _problem(model: Path) -> str:
     if config.get("attn_logit_softcapping"):
         return "caps its attention scores"
     return ""
+
+
+def _problem_of_class(directory: Path, *, family: str) -> str:
+    """Rows are kept apart by attention alone, so it must be ours, and all that a token knows of others."""
+    classes = _classes(directory)
+    if not classes:
+        return f"is of the family {family}, which transformers does not know as a causal language model"
+    if any(kind._is_stateful for kind in classes):
+        return f"is of the family {family}, which carries a state from token to token"
+    if not all(kind._supports_attention_backend for kind in classes):
+        return f"is of the family {family}, whose attention cannot be replaced"
+    return ""
+
+
+def _classes(directory: Path) -> tuple[Any, ...]:
+    """Those that a model may be loaded as, found without its weights; none where transformers knows none."""
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except Exception:  # noqa: BLE001 - transformers has no root for these; loading says what is wrong
+        return ()
+    return tuple(found) if isinstance(found, list | tuple) else (found,)
+
+
+def _probed(model: Any, *, rows: tuple[tuple[int, ...], ...]) -> Tensor:
+    """[tokens, hidden size]: the last hidden states of rows, each by itself."""
+    device = model.get_input_embeddings().weight.device
+    with _only_looking(model):
+        found = [
+            model.base_model(input_ids=torch.tensor([row], device=device), use_cache=False) for row in rows
+        ]
+    return torch.cat([one.last_hidden_state[0].float() for one in found])
+
+
+def _probed_together(model: Any, *, rows: tuple[tuple[int, ...], ...]) -> Tensor:
+    """The same of rows laid end to end."""
+    device = model.get_input_embeddings().weight.device
+    starts = torch.tensor([0, *itertools.accumulate(map(len, rows))], dtype=torch.int32, device=device)
+    places = [place for row in rows for place in range(len(row))]
+    with _only_looking(model):
+        found = model.base_model(
+            input_ids=torch.tensor([[token for row in rows for token in row]], device=device),
+            position_ids=torch.tensor([places], device=device),
+            segments=Segments(lengths=tuple(map(len, rows)), starts=starts),
+            use_cache=False,
+        )
+    states: Tensor = found.last_hidden_state[0].float()
+    return states
+
+
+@contextmanager
+def _only_looking(model: Any) -> Iterator[None]:
+    """Inside this block nothing is dropped out and no gradient is kept."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _unsuitable(problem: str, *, remedy: str) -> ConfigError:
+    return ConfigError(
+        f"{FIELD} = 'packed': the model {problem}: rows end to end are not for it.",
+        field=FIELD,
+        value="packed",
+        remedy=remedy,
+    )

@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from trainer.config.job import Parallel
 from trainer.core.batching import Indices
 from trainer.errors import ConfigError, PeerLost
-from trainer.ranks import RENDEZVOUS, local_rank, num_ranks
+from trainer.ranks import RENDEZVOUS, launch_error, local_rank, num_ranks
 
 T = TypeVar("T")
 
@@ -155,7 +155,10 @@ def is_peer_lost(error: BaseException) -> bool:
 
 def _join(device: torch.device) -> Team:
     url = os.environ.get(RENDEZVOUS, "env://")
-    store, rank, size = next(iter(rendezvous(url, timeout=EXCHANGE_TIMEOUT)))
+    try:
+        store, rank, size = next(iter(rendezvous(url, timeout=EXCHANGE_TIMEOUT)))
+    except ValueError as error:  # torch names the variable that is missing or wrong
+        raise launch_error(f"The {num_ranks()} processes of this run cannot meet: {error}.") from error
     store.set_timeout(EXCHANGE_TIMEOUT)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -210,12 +210,10 @@ class Run:
     def _writer(self, *, created_at: datetime, copies: bool) -> Callable[[], Checkpoint]:
         """Everything is taken now, the tensors themselves or copies; calling it writes."""
         is_first, trace, step = self.team.is_first, self.trace, self.step
-        weights = put_together(self.model.state_dict(keep_vars=True), keep=is_first)
-        if self.config.hyperparameters.adapter is not None:
-            weights = merged_state(self.model, state=weights)
+        weights = self._weights(copies=copies)
         tensors = put_together(self._tensors(), keep=is_first)
         if copies:
-            weights, tensors = copied(weights, dtype=self.dtype), copied(tensors)
+            tensors = copied(tensors)
         state, manifest = self._state(), self._manifest(created_at)
 
         def write() -> Checkpoint:
@@ -234,6 +232,15 @@ class Run:
             return written
 
         return write
+
+    def _weights(self, *, copies: bool) -> dict[str, Tensor]:
+        """As they are saved. What adapters change is new; the rest are the model's own unless `copies`."""
+        weights = put_together(self.model.state_dict(keep_vars=True), keep=self.team.is_first)
+        if not self.team.is_first:  # it writes nothing
+            return weights
+        if self.config.hyperparameters.adapter is not None:
+            return merged_state(self.model, state=weights, dtype=self.dtype, copies=copies)
+        return copied(weights, dtype=self.dtype) if copies else weights
 
     def _manifest(self, created_at: datetime) -> dict[str, Any]:
         config = self.config

@@ -30,7 +30,7 @@ from trainer.core import chat, data, token_files
 from trainer.core.chat import ChatEncoder
 from trainer.core.data import TokenizedDataset, open_tokens, tokenize_into
 from trainer.core.token_files import META_NAME, read_sealed, seal
-from trainer.errors import DataError, DiskFull, TrainerError
+from trainer.errors import ConfigError, DataError, DiskFull
 
 TEMPORARY_PREFIX = ".new-"
 REMOVED_PREFIX = ".old-"
@@ -168,16 +168,13 @@ class TokenCache:
     def _content_sha256(self, path: Path) -> str:
         """Hashing takes a second per gigabyte or two, so what was hashed is noted with the file's times."""
         note = self._directory / SOURCES_NAME / f"{sha256_text(str(path.resolve()))}.json"
-        try:
+        with _named_reading(path):
             before = path.stat()
-        except OSError as error:
-            raise DataError(
-                f"{path} cannot be read: {error.strerror}.", remedy="Check the path and its permissions."
-            ) from error
         known = _read_source(note)
         if known is not None and known == _source(before, sha256=known.sha256):
             return known.sha256
-        sha256 = sha256_file(path)
+        with _named_reading(path):
+            sha256 = sha256_file(path)
         source = _source(before, sha256=sha256)
         if source == _source(path.stat(), sha256=sha256):
             write_json(note, value=source.model_dump(mode="json"), is_durable=False)
@@ -231,6 +228,17 @@ def _num_bytes(directory: Path) -> int:
 
 
 @contextmanager
+def _named_reading(path: Path) -> Iterator[None]:
+    """What is to be learnt cannot be read: that is not the cache's fault."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}.", remedy="Check the path and its permissions."
+        ) from error
+
+
+@contextmanager
 def _named_errors(directory: Path) -> Iterator[None]:
     try:
         yield
@@ -239,7 +247,9 @@ def _named_errors(directory: Path) -> Iterator[None]:
             raise DiskFull(
                 f"{directory} has no space left for the tokens: {error}", remedy="Free space there."
             ) from error
-        raise TrainerError(
+        raise ConfigError(
             f"The tokens cannot be kept in {directory}: {error}",
-            remedy="Check the directory's permissions, or set max_token_cache_bytes to 0.",
+            field="data.token_cache_dir",
+            value=str(directory),
+            remedy="Name a directory that can be written to, or set max_token_cache_bytes to 0.",
         ) from error

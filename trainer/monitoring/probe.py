@@ -27,6 +27,7 @@ from trainer.core.batching import Indices, split_to_limit
 from trainer.core.chat import ChatEncoder
 from trainer.core.data import TokenizedDataset
 from trainer.core.memory import free_memory, is_out_of_memory
+from trainer.core.models import most_tokens
 from trainer.core.run import Run
 from trainer.errors import OutOfMemory
 from trainer.monitoring.estimates import Sums, difference, ratio, share
@@ -83,12 +84,13 @@ class Probe:
         if settings.validation_path is None:
             self.unmeasured_because = NO_FILE
             return None
+        max_length = run.config.model.max_length
         try:
             return held_out_sequences(
                 settings.validation_path,
                 encoder=ChatEncoder(run.tokenizer, profile=profile_named(run.config.profile.name)),
                 training=run.dataset,
-                max_length=run.config.model.max_length,
+                max_length=min(max_length, most_tokens(run.model) or max_length),
                 num_rows=settings.num_validation_rows,
             )
         except TandemError as error:

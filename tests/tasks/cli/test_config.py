@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from config.sections import SETTING_OF, setting_of
+from config.sections import JOB_SECTIONS, SETTING_OF, setting_of
 from config.settings import Settings, load_settings, setting_lines, setting_names
+from config.training import TrainingSettings
 from tasks.cli.main import main
 from trainer.config.hyperparameters import Hyperparameters
 from trainer.config.job import JobConfig
@@ -64,13 +65,22 @@ def test_each_hyperparameter_in_force_says_where_it_comes_from(  # type: ignore[
     assert found == {**{name: (value, "default") for name, value in rest.items()}, **chosen}
 
 
-def test_hyperparameters_that_are_wrong_are_shown_as_they_were_given(tandem, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    (tmp_path / "tandem.toml").write_text("[training.hyperparameters]\nlearning_rate = 'fast'\nlr = 1\n")
+def test_hyperparameters_that_are_wrong_are_refused_and_not_shown(tandem, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "tandem.toml").write_text("[training.hyperparameters]\nlearning_rate = 'fast'\n")
     code, text = tandem("config", "show", "--json")
-    assert code == 0
-    found = json.loads(text)
-    assert found["TANDEM_TRAINING__HYPERPARAMETERS__LEARNING_RATE"] == "fast"
-    assert found["TANDEM_TRAINING__HYPERPARAMETERS__LR"] == 1
+    assert code == 2
+    assert "learning_rate = 'fast'" in text
+
+
+def test_a_section_given_as_json_names_what_stands_in_it_only(  # type: ignore[no-untyped-def]
+    tandem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tandem.toml").write_text("[training]\nnum_threads = 2\n")
+    monkeypatch.setenv("TANDEM_TRAINING", '{"device": "cpu"}')
+    found = json.loads(tandem("config", "show", "--origin", "--json")[1])
+    assert found["TANDEM_TRAINING__DEVICE"] == {"value": "cpu", "origin": "environment"}
+    assert found["TANDEM_TRAINING__NUM_THREADS"] == {"value": 2, "origin": "tandem.toml"}
+    assert found["TANDEM_TRAINING__PROFILE"]["origin"] == "default"
 
 
 def test_a_key_is_written_and_comments_stay(tandem, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -140,6 +150,8 @@ def test_model_name_and_base_model_must_agree(tandem, tmp_path: Path) -> None:  
         ("output_dir", "x", "'output_dir' is no setting of its own"),
         ("model.dtype", "float32", "In a job file it is model.dtype; a host decides it itself."),
         ("environment.batching", "packed", "In a job file it is environment.batching"),
+        ("training.learning_rate", "1", "Did you mean training.hyperparameters.learning_rate?"),
+        ("hyperparameters.seed", "[" * 700 + "]" * 700, "cannot be written"),
         ("training.num_treads", "2", "Did you mean training.num_threads"),
         ("hyperparameters.lerning_rate", "1e-3", "Did you mean learning_rate"),
         ("hyperparameters.learning_rate", "fast", "learning_rate = 'fast'"),
@@ -185,6 +197,27 @@ def test_a_name_at_its_old_place_is_sent_to_a_setting_that_exists_or_to_the_job_
 def test_every_setting_of_a_job_key_exists() -> None:
     names = {name.removeprefix("TANDEM_").replace("__", ".").lower() for name in setting_names()}
     assert set(SETTING_OF.values()) <= names
+
+
+def test_every_setting_that_bears_the_name_of_a_job_key_stands_for_it() -> None:
+    settings = TrainingSettings.model_fields
+    shared = {
+        f"{section}.{key}": f"training.{key}"
+        for section, model in JOB_SECTIONS.items()
+        for key in model.model_fields
+        if key in settings
+    }
+    assert "data.max_token_cache_bytes" in shared
+    assert shared.items() <= SETTING_OF.items()
+
+
+def test_a_section_in_the_environment_that_leaves_the_key_out_hides_nothing(  # type: ignore[no-untyped-def]
+    tandem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_TRAINING", '{"device": "cpu"}')
+    assert "Warning" not in tandem("config", "set", "environment.num_threads", "2")[1]
+    monkeypatch.setenv("TANDEM_TRAINING", '{"num_threads": 4}')
+    assert "stays in force" in tandem("config", "set", "environment.num_threads", "2")[1]
 
 
 def test_a_stronger_source_is_told(tandem, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from trainer.config.adapter import AdapterConfig
 from trainer.config.hyperparameters import Hyperparameters
 from trainer.config.job import JobConfig, check_hyperparameters, check_job, read_job
 from trainer.errors import ConfigError
@@ -42,7 +43,11 @@ def test_what_the_command_line_sets_stands_over_the_file(tmp_path: Path) -> None
     ("override", "reason"),
     [
         ("num_epochs", "is not section.key=value"),
-        ("a.b.c=1", "is not section.key=value"),
+        ("a..c=1", "is not section.key=value"),
+        (".a=1", "is not section.key=value"),
+        ("a.b.c=1", "a is not a setting"),
+        ("model.path.x=1", "model.path is no section"),
+        ("hyperparameters.adapter.rnk=8", "Did you mean hyperparameters.adapter.rank?"),
         ("resume.x=1", "resume"),
         ("hyperparameters.num_epoch=2", "Did you mean hyperparameters.num_epochs?"),
         ("hyperparameters.learning_rate=NaN", "learning_rate = 'NaN'"),
@@ -54,6 +59,26 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: str, reason: str) -
     with pytest.raises(ConfigError) as caught:
         read_job(path, overrides=[override])
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("adapter", [{}, {"adapter": None}, {"adapter": "lora"}, {"adapter": {"alpha": 8}}])
+def test_the_command_line_reaches_an_adapter_however_the_file_names_it(
+    tmp_path: Path, adapter: dict[str, Any]
+) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({**JOB, "hyperparameters": adapter}))
+    config = read_job(path, overrides=["hyperparameters.adapter.rank=8"])
+    assert config.hyperparameters.adapter is not None
+    assert config.hyperparameters.adapter.rank == 8
+
+
+def test_what_the_command_line_sets_one_after_another_stands_together(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(JOB))
+    overrides = ["hyperparameters.adapter=lora", "hyperparameters.adapter.rank=8", "model.path=other"]
+    config = read_job(path, overrides=overrides)
+    assert config.hyperparameters.adapter == AdapterConfig(rank=8)
+    assert config.model.path == Path("other")
 
 
 def test_a_job_survives_its_own_json(tmp_path: Path) -> None:
@@ -102,6 +127,8 @@ def test_a_name_like_no_other_is_answered_with_all_of_them() -> None:
         ("num_epochs", True),
         ("max_steps", 0),
         ("tokens_per_batch", 0),
+        ("tokens_per_batch", 1 << 31),
+        ("tokens_per_batch", 1 << 63),
         ("weight_decay", -0.1),
         ("max_grad_norm", 0),
         ("adam_beta1", 1),
@@ -130,6 +157,44 @@ def test_a_mistake_inside_a_section_is_answered_from_that_section() -> None:
 def test_a_missing_section_is_named() -> None:
     with pytest.raises(ConfigError, match=r"data is missing\. Add data\."):
         check_job({name: value for name, value in JOB.items() if name != "data"})
+
+
+@pytest.mark.parametrize("character", ["\0", "\ud800"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "job_id",
+        "parent_checkpoint_id",
+        "model.path",
+        "data.path",
+        "data.dataset_id",
+        "data.token_cache_dir",
+        "output.checkpoints_dir",
+        "monitoring.validation_path",
+        "monitoring.logs_dir",
+        "locked.base_model",
+        "locked.model_name",
+    ],
+)
+def test_a_text_or_path_that_nothing_can_bear_is_named(place: str, character: str) -> None:
+    job: dict[str, Any] = {name: dict(part) for name, part in JOB.items()}
+    section, _, name = place.rpartition(".")
+    (job.setdefault(section, {}) if section else job)[name] = f"a{character}b"
+    with pytest.raises(ConfigError, match=r" = 'a\\.*b': it holds ") as caught:
+        check_job(job)
+    assert caught.value.field == place
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:10", "cuda:99"])
+def test_a_device_may_be_a_card_by_its_number(device: str) -> None:
+    assert check_job({**JOB, "environment": {"device": device}}).environment.device == device
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:01", "cuda:128", "cuda:99999999999999999999", "cpu\n"])
+def test_a_device_that_torch_cannot_name_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=r"environment\.device = .*such as cuda:1\."):
+        check_job({**JOB, "environment": {"device": device}})
 
 
 def test_further_problems_are_counted() -> None:

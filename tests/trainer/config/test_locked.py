@@ -65,6 +65,17 @@ def test_a_locked_base_model_that_lies_on_another_host_stops_no_run(tmp_path: Pa
     check_locked(job(model(tmp_path / "child"), base_model=str(tmp_path / "elsewhere")))
 
 
+def test_a_locked_base_model_in_the_home_of_nobody_is_named(tmp_path: Path) -> None:
+    child = model(tmp_path / "child")
+    for check in (
+        lambda: check_locked(job(child, base_model="~nosuchuser/x")),
+        lambda: check_base_model(LockedConfig(base_model="~nosuchuser/x"), path=child),
+    ):
+        with pytest.raises(ConfigError, match="'~nosuchuser/x', but this host knows no home") as caught:
+            check()
+        assert caught.value.field == "locked.base_model"
+
+
 def test_the_locked_base_model_may_come_in_by_any_path_to_it(tmp_path: Path) -> None:
     base = model(tmp_path / "Qwen3-0.6B")
     (tmp_path / "link").symlink_to(base)

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from registry.manifests import verify
 from trainer.config.adapter import AdapterConfig
 from trainer.config.job import JobConfig, check_hyperparameters
 from trainer.core import engine as engines
+from trainer.core import run as runs
 from trainer.core.adapters import add_adapter, merged_state
 from trainer.core.data import TokenizedDataset
 from trainer.core.engine import TrainerEngine
 from trainer.core.loss import answer_logits, collate
-from trainer.core.models import load_model, load_tokenizer
+from trainer.core.models import copied, load_model, load_tokenizer
 from trainer.errors import ConfigError
 from trainer.messages import ChildMessage, Progress, TrainingResult
 from trainer.testing import ScriptedControl
@@ -53,7 +55,7 @@ def test_a_merged_model_says_what_the_adapted_one_does(
     with torch.no_grad():
         before = answer_logits(plain, batch=batch)
         expected = answer_logits(adapted(model, rank=4), batch=batch)
-        plain.load_state_dict(merged_state(model, state=model.state_dict()))
+        plain.load_state_dict(merged_state(model, state=model.state_dict(), dtype=torch.float32))
         merged = answer_logits(plain, batch=batch)
     assert not torch.allclose(before, expected, atol=1e-2)
     torch.testing.assert_close(merged, expected, atol=1e-5, rtol=0)
@@ -61,10 +63,70 @@ def test_a_merged_model_says_what_the_adapted_one_does(
 
 def test_only_the_layers_that_were_named_change(model: Any, model_directory: Path) -> None:
     base = load_file(model_directory / "model.safetensors")
-    merged = merged_state(adapted(model, target_modules=("q_proj",)), state=model.state_dict())
+    adapted(model, target_modules=("q_proj",))
+    merged = merged_state(model, state=model.state_dict(), dtype=torch.float32)
     changed = {name for name, tensor in base.items() if not torch.equal(merged[name], tensor)}
     assert changed == {name for name in base if "q_proj" in name}
     assert {name.split(".")[-4] for name, one in model.named_parameters() if one.requires_grad} == {"q_proj"}
+
+
+def merged_at_once(model: Any, *, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As it was computed before: a whole float32 model, which whoever saves it rounds."""
+    merged: dict[str, torch.Tensor] = {}
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "base_layer")}
+    for name, tensor in state.items():
+        owner, is_base, leaf = name.partition(".base_layer.")
+        if is_base and leaf == "weight":
+            delta = layers[owner].get_delta_weight("default").float()
+            merged[f"{owner}.{leaf}"] = (tensor.float() + delta).detach()
+        elif is_base or name.split(".lora_")[0] not in layers:
+            merged[name.replace(".base_layer.", ".")] = tensor
+    return merged
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("copies", [False, True])
+def test_weights_merged_one_by_one_are_those_merged_at_once_to_the_bit(
+    model: Any, dtype: torch.dtype, copies: bool
+) -> None:
+    add_adapter(model, settings=AdapterConfig(rank=4, alpha=7), seed=1, dtype=dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+    state = model.state_dict()
+    expected = merged_at_once(model, state=state)
+    merged = merged_state(model, state=state, dtype=dtype, copies=copies)
+    assert list(merged) == list(expected)
+    for name, tensor in merged.items():
+        is_new = copies or "_proj" in name
+        assert torch.equal(tensor.to(dtype), expected[name].to(dtype))
+        assert tensor.dtype == (dtype if is_new else torch.float32)
+        assert is_new == (tensor.data_ptr() not in {one.data_ptr() for one in state.values()})
+    assert merged["lm_head.weight"].data_ptr() == merged["model.embed_tokens.weight"].data_ptr()
+
+
+@pytest.mark.parametrize("overlaps", ["on", "off"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_saved_checkpoint_is_the_one_that_was_merged_at_once_to_the_bit(
+    engine: MakeEngine,
+    job: JobFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    overlaps: str,
+) -> None:
+    def before(model: Any, *, state: Any, dtype: torch.dtype, copies: bool) -> dict[str, torch.Tensor]:
+        merged = merged_at_once(model, state=state)
+        return copied(merged, dtype=dtype) if copies else merged
+
+    chosen = {"hyperparameters": LORA, "model": {"dtype": dtype}}
+    found = []
+    for name in ("one-by-one", "at-once"):
+        output = {"checkpoints_dir": str(tmp_path / name), "overlap_writing": overlaps}
+        found.append(weights_of(engine().run_job(job(**chosen, output=output))))
+        monkeypatch.setattr(runs, "merged_state", before)
+    assert found[0] == found[1]
 
 
 def test_a_job_with_adapters_leaves_the_rest_of_its_parent_alone(
@@ -128,6 +190,38 @@ def test_a_layer_that_is_not_there_is_named_with_those_that_are(model: Any) -> N
     with pytest.raises(ConfigError, match="'query' is no linear layer") as caught:
         adapted(model, target_modules=("query",))
     assert "q_proj" in caught.value.remedy
+
+
+def small(family: str) -> Any:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes))
+
+
+@pytest.mark.parametrize("settings", [{}, {"target_modules": ("c_attn",)}])
+def test_a_model_without_linear_layers_is_refused_with_what_helps(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="GPT2LMHeadModel .* has no linear layer") as caught:
+        adapted(small("gpt2"), **settings)
+    assert caught.value.field == "hyperparameters.adapter"
+    assert caught.value.value == AdapterConfig(**settings).model_dump(mode="json")
+    assert "Leave the adapter out" in caught.value.remedy
+
+
+def test_what_peft_says_of_a_model_that_it_cannot_adapt_is_the_trainers_own_error() -> None:
+    with pytest.raises(ConfigError, match="PEFT cannot adapt MambaForCausalLM .family mamba.:") as caught:
+        adapted(small("mamba"))
+    assert caught.value.field == "hyperparameters.adapter"
+    assert caught.value.remedy
+
+
+def test_memory_that_runs_out_while_adapters_are_made_stays_what_it_is(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("peft.inject_adapter_in_model", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        adapted(model)
 
 
 def test_without_peft_the_remedy_is_said(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,14 @@ def test_a_template_that_never_ends_a_turn_is_refused(tokenizer: Any) -> None:
         ChatEncoder(tokenizer)
 
 
+@pytest.mark.parametrize("template", ["{% for %}", "{{ raise_exception('never') }}", "{{ nobody.at.all }}"])
+def test_a_template_that_shows_no_conversation_is_refused(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(ModelError, match="cannot show a question and its answer") as caught:
+        ChatEncoder(tokenizer)
+    assert "chat_template.jinja" in caught.value.remedy
+
+
 def test_a_profile_that_the_tokenizer_cannot_write_is_refused(tokenizer: Any) -> None:
     encoder = ChatEncoder(tokenizer, profile=find_profile("emoji_think"))
     with pytest.raises(ModelError, match="no token for a part of what profile emoji_think writes"):

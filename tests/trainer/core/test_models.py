@@ -12,13 +12,30 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from registry.files import sha256_file
 from registry.manifests import Manifest, list_files, weights_sha256, write_manifest
 from trainer.core.data import TokenizedDataset
 from trainer.core.loss import collate
-from trainer.core.models import check_projection, identify_model, load_model, load_tokenizer
-from trainer.errors import ModelError
+from trainer.core.models import (
+    check_positions,
+    check_projection,
+    identify_model,
+    load_model,
+    load_tokenizer,
+    most_tokens,
+)
+from trainer.errors import ConfigError, ModelError
 from trainer.testing import NOON
 
 CPU = torch.device("cpu")
@@ -93,6 +110,84 @@ def test_bfloat16_weights_are_trained_in_float32(copy: Path, tokenizer: Any) -> 
 def test_logits_that_are_the_output_projection_pass(model: Any, dataset: TokenizedDataset) -> None:
     check_projection(model, batch=collate(dataset, indices=np.array([0]), device=CPU))
     assert model.training
+
+
+def test_weights_that_are_no_numbers_are_called_so(model: Any, dataset: TokenizedDataset) -> None:
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(ModelError, match="outputs of Qwen3ForCausalLM are not finite"):
+        check_projection(model, batch=collate(dataset, indices=np.array([0]), device=CPU))
+
+
+def test_a_token_that_a_model_forbids_makes_no_broken_model(
+    model: Any, dataset: TokenizedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = type(model).forward
+
+    def forbidding(*arguments: Any, **options: Any) -> Any:
+        output = forward(*arguments, **options)
+        output.logits[..., 0] = float("-inf")
+        return output
+
+    monkeypatch.setattr(type(model), "forward", forbidding)
+    check_projection(model, batch=collate(dataset, indices=np.array([0]), device=CPU))
+
+
+def test_a_name_that_is_too_long_for_a_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.path = '.*cannot be read: File name too long"):
+        identify_model(tmp_path / ("n" * 300))
+
+
+def with_positions(num_positions: int, *, is_table: bool) -> Any:
+    """GPT-2 looks its positions up, Llama computes them."""
+    shape = {"vocab_size": 200, "max_position_embeddings": num_positions}
+    if is_table:
+        return GPT2LMHeadModel(GPT2Config(**shape, n_embd=8, n_layer=1, n_head=1))
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    return LlamaForCausalLM(LlamaConfig(**shape, **small))
+
+
+@pytest.mark.parametrize("is_table", [True, False])
+def test_a_row_as_long_as_the_positions_passes(dataset: TokenizedDataset, *, is_table: bool) -> None:
+    num_positions = int(dataset.lengths.max()) - 1  # the last token is only ever a target
+    model = with_positions(num_positions, is_table=is_table)
+    check_positions(model, dataset=dataset, warn=pytest.fail)
+    longest = np.array([dataset.lengths.argmax()])
+    assert torch.isfinite(model(collate(dataset, indices=longest, device=CPU).input_ids).logits).all()
+
+
+def test_a_row_longer_than_a_table_of_positions_is_refused(dataset: TokenizedDataset) -> None:
+    longest = int(dataset.lengths.argmax())
+    model = with_positions(int(dataset.lengths.max()) - 2, is_table=True)
+    with pytest.raises(ConfigError, match="GPT2LMHeadModel has .* positions and cannot read it") as caught:
+        check_positions(model, dataset=dataset, warn=pytest.fail)
+    assert caught.value.message.startswith(f"Row {dataset.row_numbers[longest]} has ")
+    assert caught.value.field == "model.max_length"
+    assert f"Set max_length to {model.config.n_positions}" in caught.value.remedy
+
+
+def test_two_rows_before_the_first_position_make_no_table_longer(dataset: TokenizedDataset) -> None:
+    small = {"hidden_size": 8, "word_embed_proj_dim": 8, "ffn_dim": 8, "num_attention_heads": 1}
+    config = OPTConfig(vocab_size=200, max_position_embeddings=16, num_hidden_layers=1, **small)
+    with pytest.raises(ConfigError, match="OPTForCausalLM has 16 positions"):
+        check_positions(OPTForCausalLM(config), dataset=dataset, warn=pytest.fail)
+
+
+def test_a_row_behind_positions_that_are_computed_is_worth_a_warning(dataset: TokenizedDataset) -> None:
+    warnings: list[str] = []
+    check_positions(with_positions(16, is_table=False), dataset=dataset, warn=warnings.append)
+    (warning,) = warnings
+    assert "LlamaForCausalLM was made for 16" in warning
+
+
+@pytest.mark.parametrize(("is_table", "most"), [(True, 17), (False, None)])
+def test_the_longest_row_that_can_be_read_ends_with_a_target(*, is_table: bool, most: int | None) -> None:
+    assert most_tokens(with_positions(16, is_table=is_table)) == most
+
+
+def test_a_model_without_positions_reads_any_row(dataset: TokenizedDataset) -> None:
+    config = BloomConfig(vocab_size=200, hidden_size=8, n_layer=1, n_head=1)
+    check_positions(BloomForCausalLM(config), dataset=dataset, warn=pytest.fail)
 
 
 def test_logits_changed_after_the_projection_are_refused(

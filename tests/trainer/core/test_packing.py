@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from registry.manifests import verify
 from registry.rows import ChatMessage, ChatRow
@@ -27,7 +28,7 @@ from trainer.core.data import TokenizedDataset
 from trainer.core.engine import TrainerEngine
 from trainer.core.loss import answer_loss_sum, collate, pack
 from trainer.core.optimizer import make_optimizer
-from trainer.core.packed_attention import use_packed_attention, wants_packing
+from trainer.core.packed_attention import suits_packing, use_packed_attention, wants_packing
 from trainer.core.packing import packed
 from trainer.core.step import StepRunner
 from trainer.errors import ConfigError
@@ -220,9 +221,9 @@ def test_queries_and_keys_take_the_type_of_the_arithmetic_for_the_kernel(
         types.update(tensor.dtype for tensor in arguments[:3])
         return row_by_row(*arguments, **options)
 
+    use_packed_attention(model)
     monkeypatch.setattr(attention, "varlen_attn", kernel)
     monkeypatch.setattr(attention, "_has_kernel", lambda _value: True)
-    use_packed_attention(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         answer_loss_sum(model, batch=pack(dataset, indices=np.arange(4), device=CPU))
     assert types == {torch.bfloat16}
@@ -338,3 +339,67 @@ def test_on_cuda_the_card_decides(
     device = torch.device("cuda")
     assert wants_packing("auto", device=device, dtype=torch.bfloat16, model=model_directory) is is_packed
     assert not wants_packing("auto", device=device, dtype=torch.float32, model=model_directory)
+
+
+SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("qwen3", {"num_key_value_heads": 1, "head_dim": 8}), ("llama", {"num_key_value_heads": 1})],
+)
+def test_families_that_leave_attention_to_us_are_packed(
+    tmp_path: Path, family: str, changes: dict[str, Any]
+) -> None:
+    AutoConfig.for_model(family, **SMALL, **changes).save_pretrained(tmp_path)
+    assert wants_packing("packed", device=CPU, dtype=torch.float32, model=tmp_path)
+    assert suits_packing(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "reason"),
+    [
+        ("mamba", {}, "carries a state"),
+        ("mamba2", {"num_heads": 4, "head_dim": 8}, "carries a state"),
+        ("recurrent_gemma", {}, "carries a state"),
+        ("jamba", {}, "carries a state"),
+        ("bloom", {}, "cannot be replaced"),
+        ("falcon", {"alibi": False}, "cannot be replaced"),
+        ("falcon", {"alibi": True}, "cannot be replaced"),
+    ],
+)
+def test_a_family_whose_rows_tell_of_each_other_is_named_and_takes_buckets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, changes: dict[str, Any], reason: str
+) -> None:
+    AutoConfig.for_model(family, **SMALL, **changes).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=f"is of the family {family}, .*{reason}"):
+        wants_packing("packed", device=CPU, dtype=torch.float32, model=tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    assert not wants_packing("auto", device=torch.device("cuda"), dtype=torch.bfloat16, model=tmp_path)
+    assert not suits_packing(tmp_path)
+
+
+def test_a_family_that_transformers_does_not_know_is_not_packed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "of_tomorrow"}')
+    with pytest.raises(ConfigError, match="of_tomorrow, which transformers does not know"):
+        wants_packing("packed", device=CPU, dtype=torch.float32, model=tmp_path)
+
+
+def small(family: str, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL, **changes)).train()
+
+
+@pytest.mark.parametrize(("family", "changes"), [("gpt2", {}), ("llama", {"num_key_value_heads": 1})])
+def test_a_model_that_keeps_its_rows_apart_stays_in_training_mode(
+    family: str, changes: dict[str, Any]
+) -> None:
+    model = small(family, **changes)
+    use_packed_attention(model)
+    assert model.training
+
+
+def test_a_class_that_promises_too_much_is_found_out_before_it_learns() -> None:
+    """BERT as a language model lets the attention be replaced, but looks both ways unless it is told."""
+    with pytest.raises(ConfigError, match="bert, whose packed rows tell of each other"):
+        use_packed_attention(small("bert", intermediate_size=32))

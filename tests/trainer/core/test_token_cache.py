@@ -17,7 +17,7 @@ from trainer.core import chat, data, token_cache, token_files
 from trainer.core.chat import ChatEncoder
 from trainer.core.data import TokenizedDataset, tokenize_file
 from trainer.core.token_cache import TokenCache
-from trainer.errors import DataError, DiskFull, TrainerError
+from trainer.errors import ConfigError, DataError, DiskFull
 
 Open = Callable[..., TokenizedDataset]
 ROOT = Path(__file__).parents[3]
@@ -246,7 +246,7 @@ def test_a_row_that_cannot_be_used_leaves_nothing_behind(
     assert leftovers(directory) == []
 
 
-@pytest.mark.parametrize(("number", "kind"), [(28, DiskFull), (13, TrainerError)])
+@pytest.mark.parametrize(("number", "kind"), [(28, DiskFull), (13, ConfigError)])
 def test_a_disk_that_takes_no_tokens_is_named(
     open_tokens: Open, rows_file: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
 ) -> None:
@@ -256,6 +256,20 @@ def test_a_disk_that_takes_no_tokens_is_named(
     monkeypatch.setattr(token_cache, "seal", fail)
     with pytest.raises(kind, match="cache"):
         open_tokens(rows_file)
+
+
+def test_a_file_where_the_cache_should_be_is_named(
+    open_tokens: Open, rows_file: Path, directory: Path
+) -> None:
+    directory.write_text("")
+    with pytest.raises(ConfigError, match="cannot be kept in .*cache: .*File exists") as caught:
+        open_tokens(rows_file)
+    assert caught.value.field == "data.token_cache_dir"
+
+
+def test_rows_that_cannot_be_read_are_not_the_caches_fault(open_tokens: Open, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        open_tokens(tmp_path)
 
 
 BUILD = """

@@ -57,6 +57,21 @@ def test_weights_and_optimizer_are_the_same_to_the_bit_with_and_without(
     assert with_it == without
 
 
+def test_rows_that_the_model_cannot_read_are_not_measured(
+    engine: Make, job: Callable[..., JobConfig], suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def read(*arguments: Any, max_length: int, **options: Any) -> TokenizedDataset:
+        asked.append(max_length)
+        return held_out_sequences(*arguments, max_length=max_length, **options)
+
+    monkeypatch.setattr(probe, "held_out_sequences", read)
+    monkeypatch.setattr(probe, "most_tokens", lambda _model: 40)
+    engine().run_job(job(monitoring=watched(suite), hyperparameters=longer(1)))
+    assert asked == [40]
+
+
 def test_a_measurement_is_the_models_own_loss_and_token_accuracy_on_both_sides(
     engine: Make, job: Callable[..., JobConfig], said: list[ChildMessage], suite: Path, tmp_path: Path
 ) -> None:
