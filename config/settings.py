@@ -42,6 +42,7 @@ from registry.calibrations import CalibrationRules
 from registry.messages import AccuracyLimits, RegressionLimits
 from registry.order import QueueRules
 from trainer.config.hyperparameters import Hyperparameters
+from trainer.config.job import DEVICE
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -74,7 +75,7 @@ class GuardSettings(Section):
 class EvaluationSettings(Section):
     """What the intelligence worker does with a checkpoint."""
 
-    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")
+    device: str = Field(default="auto", pattern=DEVICE)
     num_threads: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
     # An evaluation of 0.6B on 1 000 rows takes minutes; a lost message should not cost an hour.
@@ -114,7 +115,7 @@ class ServerSettings(Section):
         default="auto", description="a new release beside the old, or in its place; auto: by free memory"
     )
     max_pause_seconds: float = Field(default=60.0, gt=0, description="a request waits so long for a swap")
-    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")
+    device: str = Field(default="auto", pattern=DEVICE)
     num_threads: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=512, ge=1, description="a request may ask for less")
     max_running: int = Field(default=16, ge=1, description="requests generated for at the same time")

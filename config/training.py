@@ -7,7 +7,7 @@ from pydantic import Field
 from config.closed import Section
 from config.overrides import Overrides
 from registry.states import Priority
-from trainer.config.job import LockedConfig, Overlong, Parallel, Switch, Tool
+from trainer.config.job import DEVICE, LockedConfig, Overlong, Parallel, Switch, Tool
 from trainer.cross_entropy import CrossEntropy
 
 
@@ -15,7 +15,7 @@ class TrainingSettings(Section):
     """The training worker and the trainer that it starts."""
 
     queues: tuple[Priority, ...] = tuple(Priority)
-    device: str = Field(default="auto", pattern="^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")
+    device: str = Field(default="auto", pattern=DEVICE)
     num_threads: int = Field(default=1, ge=1, description="CPU threads of the trainer")
     cross_entropy: CrossEntropy = Field(
         default="auto", description="auto, plain, chunked or liger: how the loss is computed"

@@ -41,6 +41,12 @@ class ModelShape(Record):
         """Numbers of a token's queries in one layer, and of what attention gives back."""
         return self.head_size * self.num_heads
 
+    @property
+    def num_layer_values(self) -> int:
+        """Numbers of the matrices of one layer: of its attention, and of its gated MLP."""
+        attention = 2 * self.num_queries + self.num_key_values
+        return self.hidden_size * (attention + 3 * self.intermediate_size)
+
 
 def read_shape(directory: Path) -> ModelShape:
     """Of a model directory; `ManifestError` where its files do not say. Unchanged files are read once."""

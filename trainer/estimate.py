@@ -371,9 +371,7 @@ def _half_weights(shape: ModelShape, *, mode: TrainingMode) -> tuple[int, int]:
     """Bytes of the bfloat16 copies of what lies in float32: the layers' matrices, and the projection."""
     if mode.arithmetic == "float32":
         return 0, 0
-    hidden = shape.hidden_size
-    attention = hidden * (2 * shape.num_queries + shape.num_key_values)
-    layers = shape.num_layers * (attention + 3 * hidden * shape.intermediate_size)
+    layers = shape.num_layers * shape.num_layer_values
     if mode.adapter is not None:
         layers += adapter_values(shape, adapter=mode.adapter) - adapted_values(shape, adapter=mode.adapter)
-    return HALF * layers, HALF * hidden * shape.vocab_size
+    return HALF * layers, HALF * shape.hidden_size * shape.vocab_size

@@ -78,9 +78,7 @@ def _table_bytes(shape: ModelShape) -> int:
 
 def _rest_bytes(shape: ModelShape) -> int:
     """Embedding and projection: one table, or two where there is room for two beside the layers."""
-    table, hidden = _table_bytes(shape), shape.hidden_size
-    attention = hidden * (2 * shape.num_queries + shape.num_key_values)
-    layers = FULL * shape.num_layers * (attention + 3 * hidden * shape.intermediate_size)
+    table, layers = _table_bytes(shape), FULL * shape.num_layers * shape.num_layer_values
     return 2 * table if FULL * shape.num_parameters >= layers + 2 * table else table
 
 

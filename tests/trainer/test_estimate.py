@@ -21,6 +21,16 @@ from trainer.estimate import (
 
 GB = 10**9
 QWEN = make_shape()
+SMALL = ModelShape(
+    num_parameters=14_637_888,
+    hidden_size=320,
+    intermediate_size=960,
+    num_layers=6,
+    num_heads=10,
+    num_key_value_heads=1,
+    head_size=64,
+    vocab_size=20_000,  # an embedding just small enough for the heap, logits that are not
+)
 MODE = TrainingMode()
 PLAIN = TrainingMode(cross_entropy="plain")
 MODES = [
@@ -80,18 +90,8 @@ def test_large_blocks_leave_no_holes_in_the_heap_of_a_cpu_process() -> None:
 
 
 def test_what_the_heap_held_for_gradients_lies_beside_the_logits_of_the_next_step() -> None:
-    shape = ModelShape(
-        num_parameters=14_637_888,
-        hidden_size=320,
-        intermediate_size=960,
-        num_layers=6,
-        num_heads=10,
-        num_key_value_heads=1,
-        head_size=64,
-        vocab_size=20_000,  # an embedding just small enough for the heap, logits that are not
-    )
     mode = TrainingMode(device="cpu", arithmetic="float32", is_split=False)
-    memory = training_memory(shape, num_tokens=710, num_answers=645, mode=mode)
+    memory = training_memory(SMALL, num_tokens=710, num_answers=645, mode=mode)
     # 524, 534 and 536 MB were measured (benchmarks/memory.py); 299 of them were in use at most.
     assert memory.peak - memory.runtime == pytest.approx(530e6, rel=0.15)
     gradients, mapped = memory.gradients, memory.loss
@@ -199,17 +199,7 @@ def test_one_shard_gives_the_numbers_of_before_there_were_any() -> None:
         QWEN, num_tokens=2048, mode=TrainingMode(device="cpu", arithmetic="float32", is_split=False)
     )
     assert (on_card.peak, on_cpu.peak) == (12_659_477_401, 12_683_372_364)
-    small = QWEN.changed(
-        num_parameters=14_637_888,
-        hidden_size=320,
-        intermediate_size=960,
-        num_layers=6,
-        num_heads=10,
-        num_key_value_heads=1,
-        head_size=64,
-        vocab_size=20_000,
-    )
-    in_heap = training_memory(small, num_tokens=1, mode=TrainingMode(device="cpu", arithmetic="float32"))
+    in_heap = training_memory(SMALL, num_tokens=1, mode=TrainingMode(device="cpu", arithmetic="float32"))
     assert in_heap.peak == 781_028_070
 
 

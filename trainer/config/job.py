@@ -26,6 +26,7 @@ Overlong = Literal["drop", "truncate", "reject"]
 Parallel = Literal["auto", "none", "ddp", "fsdp"]
 Switch = Literal["auto", "on", "off"]
 ADAPTER = "hyperparameters.adapter"
+DEVICE = "^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$"  # a card by its number, from 0 to 99
 Tool = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
@@ -94,7 +95,7 @@ class EnvironmentConfig(Section):
 
     device: str = Field(
         default="auto",
-        pattern="^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$",
+        pattern=DEVICE,
         description="auto, cpu, cuda, or a card by its number from 0 to 99, such as cuda:1",
     )
     num_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads")

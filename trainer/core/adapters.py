@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.adapter import AdapterConfig
+from trainer.config.job import ADAPTER
 from trainer.core.memory import is_out_of_memory
 from trainer.core.models import copied
 from trainer.errors import ConfigError
 
-FIELD = "hyperparameters.adapter"
 NAME = "default"
 BASE = ".base_layer."
 LORA = ".lora_"
@@ -102,8 +102,8 @@ def _targets(model: Any, *, settings: AdapterConfig) -> list[str]:
     for name in wanted:
         if name not in known:
             raise ConfigError(
-                f"{FIELD}.target_modules: {name!r} is no linear layer of this model.",
-                field=f"{FIELD}.target_modules",
+                f"{ADAPTER}.target_modules: {name!r} is no linear layer of this model.",
+                field=f"{ADAPTER}.target_modules",
                 value=list(wanted),
                 remedy=f"It has {', '.join(known)}.",
             )
@@ -115,9 +115,7 @@ def _refused(model: Any, *, settings: AdapterConfig) -> Iterator[None]:
     """What PEFT says of a model that it cannot adapt is the trainer's own error; lack of memory is not."""
     try:
         yield
-    except (
-        Exception
-    ) as error:  # PEFT raises ValueError, TypeError, RuntimeError, NotImplementedError and others
+    except Exception as error:  # PEFT has no root for its own: ValueError, TypeError, RuntimeError, ...
         if is_out_of_memory(error):
             raise
         raise _not_adaptable(f"PEFT cannot adapt {_family(model)}: {error}", settings=settings) from error
@@ -129,8 +127,8 @@ def _family(model: Any) -> str:
 
 def _not_adaptable(problem: str, *, settings: AdapterConfig) -> ConfigError:
     return ConfigError(
-        f"{FIELD}: {problem}.",
-        field=FIELD,
+        f"{ADAPTER}: {problem}.",
+        field=ADAPTER,
         value=settings.model_dump(mode="json"),
         remedy="Leave the adapter out, or take a model of linear layers, such as Qwen3.",
     )
@@ -141,8 +139,8 @@ def _peft() -> Any:
         import peft
     except ImportError as error:
         raise ConfigError(
-            f"{FIELD} asks for LoRA, but PEFT cannot be imported: {error}.",
-            field=FIELD,
+            f"{ADAPTER} asks for LoRA, but PEFT cannot be imported: {error}.",
+            field=ADAPTER,
             remedy="Install it on the training host: pip install 'tandem[lora]'.",
         ) from error
     return peft

@@ -24,6 +24,7 @@ from trainer.core.data import TokenizedDataset
 from trainer.core.exchange import own_part
 from trainer.core.loss import Batch, answer_logits
 from trainer.core.memory import is_out_of_memory
+from trainer.core.runtime import only_looking
 from trainer.errors import ConfigError, ModelError, OutOfMemory
 
 # Two ways to the same logits differ by rounding alone.
@@ -121,11 +122,9 @@ def check_projection(model: Any, *, batch: Batch) -> None:
     # A few tokens tell as much: logits of a whole row would be the largest thing that a small run ever holds.
     ids = batch.input_ids[:, :PROBED_TOKENS]
     batch = replace(batch, input_ids=ids, positions=torch.arange(ids.numel(), device=ids.device))
-    model.eval()
-    with torch.no_grad():
+    with only_looking(model):
         ours = answer_logits(model, batch=batch)
         theirs = model(input_ids=batch.input_ids, use_cache=False).logits.flatten(0, 1)[batch.positions]
-    model.train()
     _check_finite(model, ours=ours, theirs=theirs)
     scale = float(theirs.abs().max().clamp(min=1.0))
     difference = float((ours - theirs.float()).abs().max())

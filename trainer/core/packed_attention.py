@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +21,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from trainer.core.runtime import only_looking
 from trainer.errors import ConfigError
 
 NAME = "tandem_packed"
@@ -174,7 +173,7 @@ def _classes(directory: Path) -> tuple[Any, ...]:
 def _probed(model: Any, *, rows: tuple[tuple[int, ...], ...]) -> Tensor:
     """[tokens, hidden size]: the last hidden states of rows, each by itself."""
     device = model.get_input_embeddings().weight.device
-    with _only_looking(model):
+    with only_looking(model):
         found = [
             model.base_model(input_ids=torch.tensor([row], device=device), use_cache=False) for row in rows
         ]
@@ -186,7 +185,7 @@ def _probed_together(model: Any, *, rows: tuple[tuple[int, ...], ...]) -> Tensor
     device = model.get_input_embeddings().weight.device
     starts = torch.tensor([0, *itertools.accumulate(map(len, rows))], dtype=torch.int32, device=device)
     places = [place for row in rows for place in range(len(row))]
-    with _only_looking(model):
+    with only_looking(model):
         found = model.base_model(
             input_ids=torch.tensor([[token for row in rows for token in row]], device=device),
             position_ids=torch.tensor([places], device=device),
@@ -195,18 +194,6 @@ def _probed_together(model: Any, *, rows: tuple[tuple[int, ...], ...]) -> Tensor
         )
     states: Tensor = found.last_hidden_state[0].float()
     return states
-
-
-@contextmanager
-def _only_looking(model: Any) -> Iterator[None]:
-    """Inside this block nothing is dropped out and no gradient is kept."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def _unsuitable(problem: str, *, remedy: str) -> ConfigError:

@@ -98,3 +98,15 @@ def set_generator_states(states: Mapping[str, Tensor], *, device: torch.device) 
             torch.set_rng_state(state)
         elif device.type == "cuda":
             torch.cuda.set_rng_state(state, device)
+
+
+@contextmanager
+def only_looking(model: Any) -> Iterator[None]:
+    """Inside this block nothing is dropped out and no gradient is kept."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -24,7 +24,7 @@ from trainer.core.loss import Batch
 from trainer.core.memory import free_memory, is_out_of_memory, named_out_of_memory
 from trainer.core.optimizer import set_learning_rate
 from trainer.core.parallel import ALONE, Team
-from trainer.core.runtime import generator_states, set_generator_states
+from trainer.core.runtime import generator_states, only_looking, set_generator_states
 from trainer.cross_entropy import CrossEntropy
 from trainer.errors import Diverged, OutOfMemory
 
@@ -104,10 +104,8 @@ class StepRunner:
     def is_finite_on(self, index: int) -> bool:
         """True where the model as it stands gives one sequence a finite loss."""
         batch = losses.collate(self._dataset, indices=np.array([index]), device=self._device)
-        self._model.eval()
-        with torch.no_grad():
+        with only_looking(self._model):
             value = float(self.compute(lambda: self._loss_of(batch)))
-        self._model.train()
         return math.isfinite(value)
 
     def _try_gradient(self, indices: Indices) -> StepOutcome | None:

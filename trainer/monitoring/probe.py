@@ -29,6 +29,7 @@ from trainer.core.data import TokenizedDataset
 from trainer.core.memory import free_memory, is_out_of_memory
 from trainer.core.models import most_tokens
 from trainer.core.run import Run
+from trainer.core.runtime import only_looking
 from trainer.errors import OutOfMemory
 from trainer.monitoring.estimates import Sums, difference, ratio, share
 from trainer.monitoring.held_out import held_out_sequences
@@ -145,16 +146,11 @@ class Probe:
 
 def measure(run: Run, *, held_out: TokenizedDataset) -> MicroEvaluation:
     """Loss and token accuracy at the run's weights: held out, and of rows that it has learnt."""
-    was_training = run.model.training
-    run.model.eval()
-    try:
-        with torch.no_grad():
-            validation = _sums(run, dataset=held_out, indices=np.arange(held_out.num_sequences))
-            training = _sums(
-                run, dataset=run.dataset, indices=learnt_sequences(run, limit=len(held_out.row_numbers))
-            )
-    finally:
-        run.model.train(was_training)
+    with only_looking(run.model):
+        validation = _sums(run, dataset=held_out, indices=np.arange(held_out.num_sequences))
+        training = _sums(
+            run, dataset=run.dataset, indices=learnt_sequences(run, limit=len(held_out.row_numbers))
+        )
     return evaluation_of(validation, training=training, step=run.step)
 
 
