@@ -215,11 +215,13 @@ def test_what_cannot_be_done_is_one_sentence(stack: Stack, served: Checkpoint) -
 def test_a_trainer_killed_at_any_step_goes_on_to_the_very_same_weights(
     stack: Stack, served: Checkpoint
 ) -> None:
-    step = random.randrange(2, 60)
-    print(f"killed at step {step}")
-    options = {"hyperparameters": {**LONG, "num_epochs": 1}, "num_rows": 1200}
+    options = {"hyperparameters": {**LONG, "num_epochs": 4}, "num_rows": 1200}
     whole = submit(stack, "whole", skip=900, **options)
     assert whole.wait(timeout_seconds=180).state is JobState.SUCCEEDED
+    assert whole.row.progress is not None
+    # Progress is told about once a second: the later half is left to tell it and to kill in.
+    step = random.randrange(2, whole.row.progress.num_steps // 2)
+    print(f"killed at step {step} of {whole.row.progress.num_steps}")
     killed = submit(stack, "whole", skip=900, force=True, **options)
 
     def is_far_enough() -> bool:
@@ -227,9 +229,14 @@ def test_a_trainer_killed_at_any_step_goes_on_to_the_very_same_weights(
         return progress is not None and progress.step >= step
 
     wait_for(is_far_enough, seconds=90, message=f"step {step}")
-    for process in psutil.process_iter(["cmdline"]):
-        if killed.id in " ".join(process.info["cmdline"] or []):
-            process.kill()
+    trainers = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if killed.id in " ".join(process.info["cmdline"] or [])
+    ]
+    assert trainers
+    for process in trainers:
+        process.kill()
     row = killed.wait(timeout_seconds=180)
     assert (row.state, row.attempts) == (JobState.SUCCEEDED, 1)
     ids = [whole.row.final_checkpoint_id or "none", row.final_checkpoint_id or "none"]
