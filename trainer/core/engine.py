@@ -29,6 +29,7 @@ from trainer.core.fused_layers import fuse_layers, suits_fused_layers
 from trainer.core.loss import collate
 from trainer.core.memory import named_out_of_memory
 from trainer.core.models import (
+    check_causal,
     check_positions,
     check_projection,
     checkpoint_gradients,
@@ -318,7 +319,9 @@ def _prepare_model(model: Any, *, config: JobConfig, inputs: _Inputs, place: _Pl
     if suits_fused_layers(device=place.device, dtype=inputs.dtype):
         fuse_layers(model)
     shortest = np.array([inputs.dataset.lengths.argmin()])
-    check_projection(model, batch=collate(inputs.dataset, indices=shortest, device=place.home))
+    probe = collate(inputs.dataset, indices=shortest, device=place.home)
+    check_projection(model, batch=probe)
+    check_causal(model, batch=probe)
     if inputs.is_packed:
         use_packed_attention(model)
     if wants_gradient_checkpointing(environment.gradient_checkpointing, device=place.device):

@@ -136,6 +136,27 @@ def check_projection(model: Any, *, batch: Batch) -> None:
         )
 
 
+def check_causal(model: Any, *, batch: Batch) -> None:
+    """`ModelError` where a token changes what the model says before it.
+
+    An encoder loads as a language model too, and would learn to copy what it is to foretell: its loss falls
+    to nothing and means nothing.
+    """
+    ids = batch.input_ids[:1, :PROBED_TOKENS]
+    if ids.shape[1] < 2:  # nothing stands behind anything
+        return
+    with only_looking(model):
+        whole, cut = (model(input_ids=one, use_cache=False).logits for one in (ids, ids[:, :-1]))
+    known = torch.isfinite(cut)
+    change = (whole[:, :-1] - cut)[known].abs().max()
+    if not change <= PROJECTION_TOLERANCE * cut[known].abs().max().clamp(min=1.0):
+        raise ModelError(
+            f"{type(model).__name__} looks at the words that it is to foretell (they change what it says by "
+            f"{float(change):.3g}): trained so, its loss would mean nothing.",
+            remedy="Train a decoder, such as Qwen3; BERT and its like read both ways.",
+        )
+
+
 def check_positions(model: Any, *, dataset: TokenizedDataset, warn: Callable[[str], None]) -> None:
     """`ConfigError` where a row is longer than a model's table of positions.
 

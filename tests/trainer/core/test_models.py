@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     BloomConfig,
     BloomForCausalLM,
     GPT2Config,
@@ -28,6 +30,7 @@ from registry.manifests import Manifest, list_files, weights_sha256, write_manif
 from trainer.core.data import TokenizedDataset
 from trainer.core.loss import collate
 from trainer.core.models import (
+    check_causal,
     check_positions,
     check_projection,
     identify_model,
@@ -131,6 +134,41 @@ def test_a_token_that_a_model_forbids_makes_no_broken_model(
 
     monkeypatch.setattr(type(model), "forward", forbidding)
     check_projection(model, batch=collate(dataset, indices=np.array([0]), device=CPU))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+def test_an_encoder_is_refused_since_it_sees_what_it_is_to_foretell(
+    dataset: TokenizedDataset, family: str
+) -> None:
+    model = of_family(family, intermediate_size=32)
+    with pytest.raises(ModelError, match="looks at the words that it is to foretell"):
+        check_causal(model, batch=collate(dataset, indices=np.array([0]), device=CPU))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bert", {"is_decoder": True, "intermediate_size": 32}),
+        ("gpt2", {}),
+        ("mamba", {}),
+        ("bloom", {}),
+        ("falcon", {"alibi": True}),
+    ],
+)
+def test_a_model_that_looks_back_alone_passes(
+    dataset: TokenizedDataset, family: str, changes: dict[str, Any]
+) -> None:
+    model = of_family(family, **changes)
+    check_causal(model, batch=collate(dataset, indices=np.array([0]), device=CPU))
+    assert model.training
+
+
+def of_family(family: str, **changes: Any) -> Any:
+    """With weights so wide that what it sees makes a difference."""
+    small = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **small, initializer_range=0.5, **changes)
+    return AutoModelForCausalLM.from_config(config).train()
 
 
 def test_a_name_that_is_too_long_for_a_directory_is_named(tmp_path: Path) -> None:

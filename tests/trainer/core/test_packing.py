@@ -366,6 +366,8 @@ def test_families_that_leave_attention_to_us_are_packed(
         ("bloom", {}, "cannot be replaced"),
         ("falcon", {"alibi": False}, "cannot be replaced"),
         ("falcon", {"alibi": True}, "cannot be replaced"),
+        ("doge", {}, "cannot be replaced"),
+        ("nemotron", {}, "cannot be replaced"),
     ],
 )
 def test_a_family_whose_rows_tell_of_each_other_is_named_and_takes_buckets(
@@ -400,6 +402,6 @@ def test_a_model_that_keeps_its_rows_apart_stays_in_training_mode(
 
 
 def test_a_class_that_promises_too_much_is_found_out_before_it_learns() -> None:
-    """BERT as a language model lets the attention be replaced, but looks both ways unless it is told."""
-    with pytest.raises(ConfigError, match="bert, whose packed rows tell of each other"):
-        use_packed_attention(small("bert", intermediate_size=32))
+    """Nemotron lets the attention be replaced, but its layers do not hand on what tells the rows apart."""
+    with pytest.raises(ConfigError, match="nemotron, whose packed rows tell of each other"):
+        use_packed_attention(small("nemotron", intermediate_size=32, num_key_value_heads=1))
