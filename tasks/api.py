@@ -9,6 +9,7 @@ Every call sends the same task that `celery call`, the command line and the inbo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ from workers.status import system_status
 R = TypeVar("R", bound=Record)
 
 ANSWER_SECONDS = 60.0
+LOOK_SECONDS = 5.0  # how long an answer is listened for before it is looked up
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ def ask(context: Context, task: str, *, fields: Mapping[str, Any], answer: type[
     try:
         message_id = context.send(Message(task, request))
         result = context.celery.AsyncResult(message_id)
-        return answer.model_validate(result.get(timeout=timeout, disable_sync_subtasks=False))
+        return answer.model_validate(_answer_of(result, timeout_seconds=timeout))
     except CeleryTimeoutError:
         raise NoAnswer(
             f"No control worker answered {task} within {timeout:g} s.",
@@ -249,6 +251,18 @@ def ask(context: Context, task: str, *, fields: Mapping[str, Any], answer: type[
             f"{task} failed in its worker: {type(error).__name__}: {error}.",
             remedy=f"The traceback is in {context.settings.paths.logs / 'control.log'}.",
         ) from None
+
+
+def _answer_of(result: Any, *, timeout_seconds: float) -> Any:
+    """Celery hears of results over one connection, and would wait in vain where that died without a word.
+
+    Each `get` begins with a look at what is stored.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while (left := deadline - time.monotonic()) > LOOK_SECONDS:
+        with contextlib.suppress(CeleryTimeoutError):
+            return result.get(timeout=LOOK_SECONDS, disable_sync_subtasks=False)
+    return result.get(timeout=max(left, 0.1), disable_sync_subtasks=False)
 
 
 def _absolute(path: object) -> object:

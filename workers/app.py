@@ -17,7 +17,9 @@ from celery import Celery
 from celery.loaders.app import AppLoader
 from kombu.exceptions import OperationalError
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from config.errors import SettingsError
 from config.settings import load_settings
@@ -87,8 +89,16 @@ class TandemCelery(Celery):
 
 @lru_cache(maxsize=1)
 def _probe(url: str, _process_id: int) -> Redis:
-    """A connection to ask Redis by, kept open; it times out where Celery's own would wait for ever."""
-    return Redis.from_url(url, socket_timeout=BROKER_SECONDS, socket_connect_timeout=BROKER_SECONDS)
+    """A connection to ask Redis by, kept open; it times out where Celery's own would wait for ever.
+
+    One that died while nobody spoke is no sign that Redis is away: another is tried.
+    """
+    return Redis.from_url(
+        url,
+        socket_timeout=BROKER_SECONDS,
+        socket_connect_timeout=BROKER_SECONDS,
+        retry=Retry(NoBackoff(), 1),
+    )
 
 
 def broker_unavailable(application: Celery, *, error: Exception) -> BrokerUnavailable:

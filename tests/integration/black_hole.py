@@ -1,11 +1,13 @@
 """A way to Redis that swallows, once it is told to, what its open connections say: nobody hears of an end.
 
-That is what a cable, a firewall or a lost host does. Connections that are made later are let through.
+That is what a cable, a firewall or a lost host does. Or it answers what is said next with a reset, as a host
+does that was away meanwhile. Connections that are made later are let through.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from typing import Self
 
@@ -33,6 +35,13 @@ class BlackHole:
     def swallow(self) -> None:
         """What is said from now on over what is open now arrives nowhere."""
         self._is_swallowed.update(self._open)
+
+    def reset(self) -> None:
+        """Whoever says something next over what is open now is told that nobody knows the conversation."""
+        for one in self._open:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            one.close()
+        self._open.clear()
 
     def _accept(self) -> None:
         while True:

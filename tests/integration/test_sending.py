@@ -5,24 +5,28 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 from redis.exceptions import RedisError
 
 from config.settings import Settings, load_settings, setting_names
-from registry.messages import TrainingSubmission
+from registry.messages import SubmittedJob, TrainingSubmission
 from registry.states import Priority
 from registry.store import Registry
+from tasks.api import ANSWER_SECONDS, ask
 from tasks.testing import free_port, wait_for
 from tests.integration.black_hole import BlackHole
-from workers.app import SettingsLoader, TandemCelery
+from workers.app import TRUSTED_SECONDS, SettingsLoader, TandemCelery
+from workers.celery_settings import celery_settings
 from workers.context import Context, Message
-from workers.errors import BrokerUnavailable
+from workers.errors import BrokerUnavailable, TaskFailed
 from workers.pipeline import bell
 from workers.sent_events import told_at_the_end
 from workers.stack.redis_server import find_redis_server, write_redis_config
@@ -72,14 +76,24 @@ def work_around(settings: Settings, redis: "subprocess.Popen[bytes]") -> Iterato
 
 
 @pytest.fixture
+def detoured(settings: Settings, work_around: BlackHole) -> Iterator[Context]:
+    """One who reaches Redis by the way that can be closed."""
+    application = TandemCelery("detoured", set_as_current=False)
+    application.config_from_object(celery_settings(around(settings, by=work_around)))
+    yield Context(settings=settings, registry=Registry(settings.database_url), celery=application)
+    application.close()
+
+
+@pytest.fixture
 def started(settings: Settings, work_around: BlackHole) -> Iterator[Start]:
-    """Starts a part of the stack that reaches Redis by the way that can be closed."""
-    url = settings.redis_url.replace(f":{settings.redis.port}/", f":{work_around.port}/")
-    environment = {**os.environ, "TANDEM_REDIS__URL": url, "TANDEM_SCHEDULE__INBOX_SECONDS": "1"}
-    environment.pop("TANDEM_REDIS__PORT")
+    """Starts a part of the stack that reaches Redis by the way that can be closed, if it is to."""
     with ExitStack() as stack:
 
-        def start(*arguments: str) -> None:
+        def start(*arguments: str, goes_around: bool = True) -> None:
+            environment = {**os.environ, "TANDEM_SCHEDULE__INBOX_SECONDS": "1"}
+            if goes_around:
+                environment["TANDEM_REDIS__URL"] = around(settings, by=work_around).redis_url
+                del environment["TANDEM_REDIS__PORT"]
             command = [sys.executable, "-m", "celery", "-A", "workers.app", *arguments]
             log = stack.enter_context((settings.paths.logs / "part.log").open("wb"))
             process = stack.enter_context(
@@ -88,6 +102,13 @@ def started(settings: Settings, work_around: BlackHole) -> Iterator[Start]:
             stack.callback(process.kill)
 
         yield start
+
+
+def around(settings: Settings, *, by: BlackHole) -> Settings:
+    """The same, with Redis where the way begins that can be closed."""
+    url = settings.redis_url.replace(f":{settings.redis.port}/", f":{by.port}/")
+    redis = settings.redis.model_copy(update={"url": SecretStr(url)})
+    return settings.model_copy(update={"redis": redis})
 
 
 def is_there(context: Context) -> bool:
@@ -122,6 +143,40 @@ def test_a_redis_that_is_gone_is_noticed(context: Context, redis: "subprocess.Po
         context.send(BELL)
     with pytest.raises(BrokerUnavailable, match="does not answer"):
         context.send(Message("training.submit", TrainingSubmission(dataset="rows.jsonl")))  # has a result
+
+
+def test_what_is_sent_over_connections_that_died_without_a_word_arrives(
+    settings: Settings, detoured: Context, work_around: BlackHole
+) -> None:
+    application = detoured.celery
+    with Redis.from_url(settings.redis_url) as client:
+        for end in (work_around.swallow, work_around.reset):
+            application.send_task(BELL.task, kwargs={"job_id": "job-aaaaaaaa"}, queue="high")
+            application.send_task("inbox.scan", queue="control")
+            end()
+            time.sleep(TRUSTED_SECONDS)  # until then Redis is not asked
+            application.send_task("inbox.scan", queue="control")
+            application.send_task(BELL.task, kwargs={"job_id": "job-aaaaaaaa"}, queue="high")
+        assert (client.llen("high"), client.llen("control")) == (4, 4)
+
+
+def test_an_answer_is_had_though_the_connections_to_hear_it_by_died_without_a_word(
+    settings: Settings, detoured: Context, work_around: BlackHole, started: Start
+) -> None:
+    started("worker", "-Q", "control", "-c", "1", "-n", "control@here", goes_around=False)
+    wait_for(lambda: is_there(detoured), seconds=60, message="the worker answers")
+    for _ in range(2):
+        assert_answered(detoured)
+    work_around.swallow()
+    for _ in range(3):  # Celery notices those that it sends by, not the one that it listens to
+        assert_answered(detoured)
+
+
+def assert_answered(context: Context) -> None:
+    began = time.monotonic()
+    with pytest.raises(TaskFailed, match="outside the allowed roots"):
+        ask(context, "training.submit", fields={"dataset": "/nowhere.jsonl"}, answer=SubmittedJob)
+    assert time.monotonic() - began < ANSWER_SECONDS / 2
 
 
 def test_a_worker_whose_connections_died_without_a_word_makes_others(
