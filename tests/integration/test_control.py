@@ -215,7 +215,7 @@ def test_what_cannot_be_done_is_one_sentence(stack: Stack, served: Checkpoint) -
 def test_a_trainer_killed_at_any_step_goes_on_to_the_very_same_weights(
     stack: Stack, served: Checkpoint
 ) -> None:
-    options = {"hyperparameters": {**LONG, "num_epochs": 4}, "num_rows": 1200}
+    options = {"hyperparameters": {**LONG, "num_epochs": 6}, "num_rows": 1200}
     whole = submit(stack, "whole", skip=900, **options)
     assert whole.wait(timeout_seconds=180).state is JobState.SUCCEEDED
     assert whole.row.progress is not None
