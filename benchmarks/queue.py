@@ -10,7 +10,8 @@ process. Time runs from before the submission.
 Bare Celery loses a second of messages at a power cut, and tandem none. So it runs again, as `durable`:
 Redis syncs its log before it answers, and a message is acknowledged when its work is done. And once more, as
 `least`, with the least that keeping a job in the same database costs: one row, one compare-and-set, in plain
-SQL. What tandem takes beyond that is its own; what that takes beyond bare is the database's.
+SQL. And on SQLite as `replay`, with all statements and the file of tandem's own jobs, by the driver alone.
+What tandem takes beyond that is its code; what that takes beyond bare is the price of what is promised.
 
 - paced: one job at a time to an idle worker. Blocks alternate, so that a drift favours nobody.
 - burst: as fast as one caller can submit them; times are then those of the backlog.
@@ -49,7 +50,7 @@ from safetensors.numpy import save_file
 from sqlalchemy import insert
 
 import tasks.training
-from benchmarks.support import bare, idle_trainer, least
+from benchmarks.support import bare, idle_trainer, least, replay
 from benchmarks.support.told import URL, idle_list, started_list
 from config.settings import Settings, load_settings
 from registry.messages import TrainingSubmission
@@ -73,6 +74,7 @@ WORKERS = (
     (bare.NAME, "bare_worker", bare.NAME),
     (bare.DURABLE, "bare_worker", bare.DURABLE),
     (bare.LEAST, "bare_worker", bare.LEAST),
+    (bare.REPLAY, "bare_worker", bare.REPLAY),
     (idle_trainer.NAME, "idle_trainer", "high,normal,low"),
 )
 
@@ -160,6 +162,7 @@ def _start(stack: ExitStack, *, database: str, num_finished: int) -> tuple[list[
         Contender(bare.NAME, _bare_submit(bare.NAME)),
         Contender(bare.DURABLE, _bare_submit(bare.DURABLE), fsync="always"),
         Contender(bare.LEAST, _least_submit()),
+        *([Contender(bare.REPLAY, _replay_submit(context))] if database == "sqlite" else []),
         Contender(idle_trainer.NAME, _tandem_submit(context)),
     ]
     return contenders, client
@@ -219,6 +222,18 @@ def _least_submit() -> Callable[[int], str]:
     def submit(_number: int) -> str:
         name = ring(next(numbers))  # a row's name is its own: numbers begin anew with each block
         least.write(name)
+        return name
+
+    return submit
+
+
+def _replay_submit(context: Context) -> Callable[[int], str]:
+    replay.take_down(context, submit=_tandem_submit(context))
+    ring, numbers = _bare_submit(bare.REPLAY), itertools.count()
+
+    def submit(_number: int) -> str:
+        name = ring(next(numbers))
+        replay.write(name)
         return name
 
     return submit
@@ -315,8 +330,8 @@ def _print(contenders: Sequence[Contender], *, database: str, num_finished: int)
         print(f"{'':7}{'burst':>14}{burst}   submitted {_rates(contender.burst)}", end=", ")
         print(f"done {_rates(contender.drained)}")
     *theirs, ours = contenders
-    (kept,) = (contender for contender in theirs if contender.name == bare.LEAST)
-    for one, other in [(kept, theirs[0]), *((ours, other) for other in theirs)]:
+    kept = [contender for contender in theirs if contender.name in bare.CLAIMS]
+    for one, other in [*((one, theirs[0]) for one in kept), *((ours, other) for other in theirs)]:
         for regime in ("paced", "burst"):
             pair = (getattr(other, regime), getattr(one, regime))
             ratios = ", ".join(_ratio(*pair, share=share) for share in (P50, P99))

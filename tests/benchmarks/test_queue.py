@@ -19,3 +19,5 @@ def test_the_queue_is_measured_beside_bare_celery() -> None:
     assert "tandem / durable, paced: p50" in done.stdout
     assert "tandem / least, paced: p50" in done.stdout
     assert "least / bare, paced: p50" in done.stdout
+    assert "replay / bare, paced: p50" in done.stdout
+    assert "tandem / replay, paced: p50" in done.stdout
