@@ -50,7 +50,7 @@ from safetensors.numpy import save_file
 from sqlalchemy import insert
 
 import tasks.training
-from benchmarks.support import bare, idle_trainer, least, replay
+from benchmarks.support import bare, idle_trainer, least, recording, replay
 from benchmarks.support.told import URL, idle_list, started_list
 from config.settings import Settings, load_settings
 from registry.messages import TrainingSubmission
@@ -228,7 +228,7 @@ def _least_submit() -> Callable[[int], str]:
 
 
 def _replay_submit(context: Context) -> Callable[[int], str]:
-    replay.take_down(context, submit=_tandem_submit(context))
+    recording.take_down(context, submit=_tandem_submit(context))
     ring, numbers = _bare_submit(bare.REPLAY), itertools.count()
 
     def submit(_number: int) -> str:
